@@ -1,0 +1,1 @@
+"""Compression callbacks for any Lightning project."""

@@ -1,0 +1,74 @@
+"""What every model family offers beyond LightningModule: export graphs, context, calibration, its own measurements.
+
+The stages of a run (fit, finalize, test, export, benchmark) speak to models through this class only.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import lightning as L
+from torch import Tensor, nn
+
+from lightsleeper.metrics.measurement import Measurement
+
+Batch = dict[str, Any]
+
+
+@dataclass
+class ExportGraph:
+    """One graph of a deliverable: a module of plain tensors in, plain tensors out."""
+
+    name: str
+    """File stem; the first graph of a family is the one whose latency is the headline."""
+    module: nn.Module
+    """Called as ``module(*inputs.values())``."""
+    sample: Callable[[int], dict[str, Tensor]]
+    """``sample(seed)`` draws one set of valid named inputs; lengths and states differ from seed to seed (parity)."""
+    outputs: list[str]
+    dynamic: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Input name -> axis -> name of the dynamic dimension."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Written into the file: sample rate, phones, threshold, context."""
+    bench: Callable[[float], dict[str, Tensor]] | None = None
+    """``bench(ms)`` draws one input of ``ms`` milliseconds for latency; None: ``sample(0)`` is timed."""
+    per: str = "clip"
+    """What one call processes: hop, clip or token."""
+
+
+class Family(L.LightningModule):
+    """Base of all model families.
+
+    ``measured`` and ``curves`` are filled in ``on_test_epoch_end`` and go to the run record as they are.
+    """
+
+    headline: ClassVar[tuple[str, ...]] = ()
+    """Metric names shown first, such as ``test/auc_hard``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured: dict[str, Measurement] = {}
+        self.curves: dict[str, dict[str, list[float]]] = {}
+
+    def architecture(self) -> dict[str, Any]:
+        """JSON-able constructor arguments that rebuild this module without any other file."""
+        raise NotImplementedError(f"{type(self).__name__} defines no architecture()")
+
+    def export_spec(self) -> list[ExportGraph]:
+        """The graphs to export, headline first."""
+        raise NotImplementedError(f"{type(self).__name__} defines no export_spec()")
+
+    def context(self) -> dict[str, float | None]:
+        """``past_ms``, ``future_ms`` (algorithmic latency) and ``state_bytes`` per stream; None is unlimited."""
+        return {"past_ms": None, "future_ms": None, "state_bytes": None}
+
+    def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Fit what depends on the final weights (score weights, threshold) on validation batches.
+
+        Returns the record's ``threshold`` entry: ``{"value": float, "target": str}`` or an empty mapping.
+        """
+        return {}
+
+    def score(self, batch: Batch) -> dict[str, Tensor]:
+        """Scores (B,) by scorer name, the shipped one first; larger means a likelier match."""
+        raise NotImplementedError(f"{type(self).__name__} defines no score()")
