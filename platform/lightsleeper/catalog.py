@@ -1,0 +1,45 @@
+"""Sections of a recipe, and short class names -> dotted paths. Strings only: looking a name up imports nothing."""
+
+SECTIONS = ("seed_everything", "requires", "model", "data", "callbacks", "trainer", "run", "tracking")
+
+MODELS: dict[str, str] = {
+    "KeywordEncoder": "lightsleeper.models.kws_encoder.KeywordEncoder",
+    "KeywordDSP": "lightsleeper.models.kws_dsp.KeywordDSP",
+    "KeywordCMCD": "lightsleeper.models.kws_cmcd.KeywordCMCD",
+}
+DATA: dict[str, str] = {
+    "SpokenPhrases": "lightsleeper.data.spoken_phrases.SpokenPhrases",
+    "LibriPhrase": "lightsleeper.data.libriphrase.LibriPhrase",
+    "AudioFolder": "lightsleeper.data.audio_folder.AudioFolder",
+}
+CALLBACKS: dict[str, str] = {
+    name: f"lightning.pytorch.callbacks.{name}"
+    for name in (
+        "BackboneFinetuning",
+        "EarlyStopping",
+        "GradientAccumulationScheduler",
+        "LearningRateMonitor",
+        "ModelSummary",
+        "StochasticWeightAveraging",
+        "Timer",
+        "WeightAveraging",
+        "EMAWeightAveraging",
+    )
+}
+SHORT_NAMES: dict[str, str] = {**MODELS, **DATA, **CALLBACKS}
+_BY_PATH = {path: name for name, path in SHORT_NAMES.items()}
+
+
+def dotted_path(name: str) -> str:
+    """The dotted path of a short name; any other name comes back as it is."""
+    return SHORT_NAMES.get(name, name)
+
+
+def short_name(path: str) -> str:
+    """The short name of a shipped class given as dotted path; any other path comes back as it is."""
+    return _BY_PATH.get(path, path)
+
+
+def is_shipped(name: str) -> bool:
+    """Whether ``name`` is a short name or the dotted path of one."""
+    return name in SHORT_NAMES or name in _BY_PATH

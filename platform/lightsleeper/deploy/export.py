@@ -1,0 +1,114 @@
+"""ONNX export: one self-contained file a graph, proved equal to the model before it gets its name.
+
+Uses torch's exporter on torch.export (dynamo). OPSET is the one its translations are written in: any other goes
+through a version converter.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightsleeper.deploy.files import gzip_bytes, replacing, sha256
+from lightsleeper.deploy.parity import ParityError, prove
+from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.models.family import ExportGraph, Family
+
+__all__ = ["FORMATS", "OPSET", "ParityError", "export"]
+
+FORMATS = ("onnx",)
+OPSET = 18
+
+
+def export(model: Family, folder: Path, formats: Sequence[str], parity_inputs: int = 64) -> list[dict[str, Any]]:
+    """Write every graph of ``model.export_spec()`` to ``folder`` in each of ``formats``, headline graph first.
+
+    ``model`` is a finalized one (CPU, float32, eval). Returns the record's ``artifacts`` entries, paths relative to
+    ``folder``. Raises ParityError when a file differs from the model, UserError for an unknown format, a graph that
+    cannot be exported and a folder that cannot be written; a file that fails leaves an older one untouched.
+    """
+    check_formats(formats)
+    return [_export_onnx(graph, Path(folder), parity_inputs) for graph in model.export_spec() if "onnx" in formats]
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise UserError for formats that cannot be written, before any work is done."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"cannot export to '{name}'.{did_you_mean(name, FORMATS)}")
+    if not formats:
+        raise UserError(f"no export format given: expected one of {', '.join(FORMATS)}.")
+
+
+def _export_onnx(graph: ExportGraph, folder: Path, parity_inputs: int) -> dict[str, Any]:
+    from lightsleeper.deploy.runtime import OnnxGraph
+
+    path = folder / f"{graph.name}.onnx"
+    with replacing(path) as temporary:
+        write_onnx(graph, temporary)
+        parity = prove(graph, OnnxGraph(temporary).run, parity_inputs)
+    return {
+        "format": "onnx",
+        "precision": "fp32",
+        "path": path.name,
+        "sha256": sha256(path),
+        "bytes": path.stat().st_size,
+        "gzip_bytes": gzip_bytes(path),
+        "parity": parity,
+    }
+
+
+def write_onnx(graph: ExportGraph, path: Path) -> None:
+    """Trace one graph with ``sample(0)`` and write it with its metadata. Raises UserError naming the graph."""
+    sample = graph.sample(0)
+    shapes = tuple(graph.dynamic.get(name) or None for name in sample)
+    graph.module.eval()
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                graph.module,
+                tuple(sample.values()),
+                input_names=list(sample),
+                output_names=graph.outputs,
+                dynamic_shapes=shapes if any(shapes) else None,
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise UserError(f"graph '{graph.name}' cannot be exported to ONNX: {reason}") from error
+    assert program is not None
+    program.model.metadata_props.update(metadata(graph))
+    for node in program.model.graph.all_nodes():
+        # Traces of the Python source with the machine's paths: three times the size of the weights of a small model.
+        node.metadata_props.clear()
+    program.save(str(path), external_data=False)
+
+
+def metadata(graph: ExportGraph) -> dict[str, str]:
+    """What the file says about itself: the family's facts, its outputs and the version that wrote it."""
+    facts = {"outputs": " ".join(graph.outputs), "per": graph.per, "lightsleeper": version("lightsleeper")}
+    return {str(key): str(value) for key, value in {**graph.metadata, **facts}.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter and onnxscript report every rewrite step and warn about their own internals; parity judges them."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,204 @@
+"""Running a deliverable: exported files through ONNX Runtime, or the same graphs of a torch model, with one interface.
+
+A keyword matcher is `model.onnx` and, beside it, `enroll.onnx`, which turns typed phones into the tokens the matcher
+takes. Input names decide what is fed, so matchers with other inputs (phones only, tokens only) run through the same code:
+
+    audio (1, samples) float32, audio_lengths (1,)      the clip
+    phones, words (1, max_phones), phone_count (1,)     the typed text, zero and -1 padded
+    tokens, token_count ...                             whatever the enrolment graph returns under that name
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightsleeper.deploy.parity import torch_outputs
+from lightsleeper.errors import UserError
+from lightsleeper.models.family import Batch, ExportGraph, Family
+from lightsleeper.phones import PHONES
+
+Arrays = dict[str, np.ndarray]
+Shape = tuple[int | None, ...]  # None: dynamic
+ENROLL = "enroll"
+PADDING = {"phones": 0, "words": -1}
+
+
+class Graph(Protocol):
+    """A runnable graph: named arrays in, named arrays out."""
+
+    name: str
+    inputs: dict[str, Shape]
+    outputs: list[str]
+    metadata: dict[str, str]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays: ...
+
+
+class OnnxGraph:
+    """One ONNX file in an ONNX Runtime session on the CPU.
+
+    Raises UserError when the file is missing or no valid model.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        import onnxruntime
+
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: expected an ONNX file.")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # warnings are about unused initializers of the exporter
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's exceptions have no common base but Exception
+            raise UserError(f"{path} is not a model ONNX Runtime can load: {str(error).splitlines()[0]}") from error
+        self.name = path.stem
+        self.inputs = {node.name: _shape(node.shape) for node in self._session.get_inputs()}
+        self.outputs = [node.name for node in self._session.get_outputs()]
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        missing = self.inputs.keys() - inputs.keys()
+        if missing:
+            raise UserError(f"{self.name}.onnx: no value for input {', '.join(sorted(missing))}.")
+        values = self._session.run(None, {name: inputs[name] for name in self.inputs})
+        return dict(zip(self.outputs, values, strict=True))
+
+
+class TorchGraph:
+    """One graph of a torch model, run as it would be exported."""
+
+    def __init__(self, graph: ExportGraph) -> None:
+        self._graph = graph
+        graph.module.eval()
+        self.name, self.outputs, self.metadata = graph.name, graph.outputs, graph.metadata
+        self.inputs: dict[str, Shape] = {
+            name: tuple(None if axis in graph.dynamic.get(name, {}) else size for axis, size in enumerate(value.shape))
+            for name, value in graph.sample(0).items()
+        }
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.inputs}
+        return torch_outputs(self._graph, tensors)
+
+
+def _shape(shape: list[Any]) -> Shape:
+    return tuple(size if isinstance(size, int) else None for size in shape)
+
+
+class Matcher:
+    """An audio-text matcher made of a main graph and an optional enrolment graph; enrolments are cached."""
+
+    def __init__(self, main: Graph, enroll: Graph | None = None) -> None:
+        self.main, self.enroller = main, enroll
+        self._enrolled: dict[bytes, Arrays] = {}
+        stored = main.metadata.get("phones")
+        if stored is not None and tuple(stored.split()) != PHONES:
+            raise UserError(f"{main.name}: made for another phone inventory ({len(stored.split())} phones).")
+
+    @property
+    def inputs(self) -> dict[str, Shape]:
+        return self.main.inputs
+
+    @property
+    def outputs(self) -> list[str]:
+        return self.main.outputs
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return self.main.metadata
+
+    @property
+    def threshold(self) -> float | None:
+        """Decision threshold stored with the model; None when it was not calibrated."""
+        text = self.metadata.get("threshold", "")
+        return float(text) if text not in ("", "None") else None
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        """The main graph as it is."""
+        return self.main.run(inputs)
+
+    def enroll(self, phones: np.ndarray, words: np.ndarray) -> Arrays:
+        """Tokens of one typed text, phones (P,) and word numbers (P,) without padding, as the main graph takes them."""
+        if self.enroller is None:
+            return {}
+        key = phones.tobytes() + words.tobytes()
+        if key not in self._enrolled:
+            self._enrolled[key] = self.enroller.run(self._typed(self.enroller, phones, words))
+        return self._enrolled[key]
+
+    def match(self, audio: np.ndarray, phones: np.ndarray, words: np.ndarray) -> Arrays:
+        """All outputs for one clip (S,) and one text; raises UserError when the text is longer than the graph takes."""
+        phones, words = phones.astype(np.int64), words.astype(np.int64)
+        shortest = int(float(self.metadata.get("min_samples", 0)))
+        audio = np.pad(audio.astype(np.float32), (0, max(0, shortest - len(audio))))
+        values = {
+            "audio": audio[None],
+            "audio_lengths": np.array([len(audio)]),
+            **self._typed(self.main, phones, words),
+            **self.enroll(phones, words),
+        }
+        unknown = self.inputs.keys() - values.keys()
+        if unknown:
+            raise UserError(
+                f"{self.main.name}: input {', '.join(sorted(unknown))} is not part of keyword matching"
+                + ("." if self.enroller else f"; is {ENROLL}.onnx missing beside it?")
+            )
+        return self.run({name: values[name] for name in self.inputs})
+
+    @staticmethod
+    def _typed(graph: Graph, phones: np.ndarray, words: np.ndarray) -> Arrays:
+        """Phone inputs of ``graph``, padded where its axis is fixed."""
+        values = {"phone_count": np.array([len(phones)]), "word_count": np.array([int(words.max(initial=-1)) + 1])}
+        for name, value in (("phones", phones), ("words", words)):
+            size = graph.inputs.get(name, (1, None))[1] or len(value)
+            if len(value) > size:
+                raise UserError(f"a text of {len(value)} phones is too long: this model takes up to {size}.")
+            values[name] = np.pad(value, (0, size - len(value)), constant_values=PADDING[name])[None]
+        return values
+
+    def score(self, batch: Batch) -> dict[str, Tensor]:
+        """Scores (B,) by scorer name, shipped one first, of an evaluation batch; rows one by one, without padding.
+
+        Scorers are the outputs of one float a call (not cuts or vectors), in the graph's order.
+        """
+        rows: dict[str, list[float]] = {}
+        for row, samples in enumerate(batch["audio_lengths"].tolist()):
+            phones, words = batch["phones"][row].cpu().numpy(), batch["words"][row].cpu().numpy()
+            count = int((phones != PADDING["phones"]).sum())
+            outputs = self.match(batch["audio"][row, :samples].cpu().numpy(), phones[:count], words[:count])
+            for name, value in outputs.items():
+                if value.size == 1 and np.issubdtype(value.dtype, np.floating):
+                    rows.setdefault(name, []).append(float(value.item()))
+        return {name: torch.tensor(values) for name, values in rows.items()}
+
+
+class OnnxModel(Matcher):
+    """An exported model: `PATH` and `enroll.onnx` beside it.
+
+    Example:
+        model = OnnxModel("export/model.onnx", threads=1)
+        scores = model.score(batch)
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        path = Path(path)
+        beside = path.with_name(f"{ENROLL}.onnx")
+        main = OnnxGraph(path, threads)
+        needs = beside.is_file() and beside != path and "tokens" in main.inputs
+        super().__init__(main, OnnxGraph(beside, threads) if needs else None)
+
+
+class TorchModel(Matcher):
+    """A torch model run through its export graphs: what `OnnxModel` would compute, before export."""
+
+    def __init__(self, model: Family) -> None:
+        graphs = {graph.name: TorchGraph(graph) for graph in model.eval().export_spec()}
+        main = next(iter(graphs.values()))
+        super().__init__(main, graphs.get(ENROLL))

@@ -1,0 +1,454 @@
+"""Audio-text matching by Dynamic Sequence Partitioning (Nishu et al., Interspeech 2023; papers/dsp).
+
+A frozen phoneme-CTC encoder gives frames; a text encoder gives one token a word (published) or one a phone (ours);
+DSP cuts the frames into one run per token, and the distance between run means and tokens is the score. The same
+encoder's CTC likelihood of the typed phones is a second score, and `fused` weighs both on validation.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightsleeper.errors import UserError
+from lightsleeper.metrics.pairs import PairMetrics
+from lightsleeper.models.family import Batch, ExportGraph, Family
+from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, PhonemeCTC, sample_audio
+from lightsleeper.nn.ctc import keyword_score, keyword_score_static
+from lightsleeper.nn.matching import Head, Partition, Pooling, read_weights
+from lightsleeper.nn.schedule import noam, warmup_cosine
+from lightsleeper.nn.text import Token
+from lightsleeper.phones import BLANK, PHONES
+
+Score = Literal["fused", "dsp", "ctc"]
+EXPORT_PHONES = 48  # longest keyword of an exported graph, in phones: four long words
+EXPORT_WORDS = 8
+
+
+class KeywordDSP(Family):
+    """Open-vocabulary keyword spotter: does this clip say this text?
+
+    Args:
+        encoder: Run or export folder of a trained PhonemeCTC, or its architecture as a mapping (random weights).
+        text_encoder: ``phones``, ours and trained here, or a hub name or local folder of a transformers model, frozen
+            (published: distilbert-base-uncased).
+        token: One token a word (published) or a phone.
+        dim: Width of the space audio and text are compared in. Published: 144.
+        projector_layers: LayerNorm-Linear pairs in each projector: 1 or 2 (both readings of the paper).
+        audio_features: What the audio projector sees: hidden states (published), or those and phone log-probabilities.
+        partition: How frames are cut: dsp, or the baselines equal and random.
+        compare: Further partitions, each with its own head trained on the same batches; reported, not shipped.
+        loss: hinge (published), or softmax over the clip's true text and its negatives.
+        margin_positive: Hinge: distance below which a match costs nothing. Published: 0.2.
+        margin_negative: Hinge: distance above which a mismatch costs nothing. Published: 7.
+        pooling: A keyword's distance: mean over its tokens (published), or worst, a soft maximum: one wrong token of
+            many is then not averaged away.
+        easy_negatives: Other texts of the batch per clip, besides the hard ones the data brings.
+        train_encoder: Train the encoder too, with its CTC loss added.
+        score: What ships: dsp, ctc, or fused, their weighted sum calibrated on validation.
+        lr: Peak learning rate of AdamW.
+        schedule: cosine to 2 % of ``lr``, or noam (published).
+        warmup_steps: Steps until the peak. Published: 2000.
+        weight_decay: Decoupled weight decay.
+    """
+
+    headline = ("test/auc_easy", "test/auc_hard", "test/eer_easy", "test/eer_hard")
+
+    def __init__(
+        self,
+        encoder: str | Path | dict[str, Any],
+        text_encoder: str = "phones",
+        token: Token = "word",
+        dim: int = 144,
+        projector_layers: Literal[1, 2] = 2,
+        audio_features: Literal["hidden", "hidden+phones"] = "hidden",
+        partition: Partition = "dsp",
+        compare: list[Partition] | None = None,
+        loss: Literal["hinge", "softmax"] = "softmax",
+        margin_positive: float = 0.2,
+        margin_negative: float = 7.0,
+        pooling: Pooling = "mean",
+        easy_negatives: int = 2,
+        train_encoder: bool = False,
+        score: Score = "fused",
+        lr: float = 1e-3,
+        schedule: Literal["cosine", "noam"] = "cosine",
+        warmup_steps: int = 100,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if text_encoder != "phones" and token == "phone":
+            raise ValueError(f"token: phone needs text_encoder: phones; '{text_encoder}' gives one token a word")
+        self.encoder, encoder_architecture = load_encoder(encoder)
+        if not train_encoder:
+            self.encoder.requires_grad_(False)
+        self._architecture = {
+            "encoder": encoder_architecture,
+            "text_encoder": text_encoder,
+            "token": token,
+            "dim": dim,
+            "projector_layers": projector_layers,
+            "audio_features": audio_features,
+            "partition": partition,
+            "pooling": pooling,
+            "score": score,
+        }
+        self.partition, self.compare = partition, [p for p in compare or [] if p != partition]
+        self.loss, self.margin_positive, self.margin_negative = loss, margin_positive, margin_negative
+        self.easy_negatives, self.train_encoder, self.shipped = easy_negatives, train_encoder, score
+        self.lr, self.schedule, self.warmup_steps, self.weight_decay = lr, schedule, warmup_steps, weight_decay
+        width = encoder_architecture["dim"] + (40 if audio_features == "hidden+phones" else 0)
+        self.audio_features = audio_features
+        self.heads = nn.ModuleDict(
+            {p: Head(width, dim, text_encoder, token, projector_layers, p, pooling) for p in [partition, *self.compare]}
+        )
+        self.register_buffer("fusion", torch.tensor([1.0, 1.0, 0.0]))  # weights of dsp and ctc, bias
+        self.register_buffer("threshold", torch.tensor(math.nan))
+        self._bank: _FrameBank | None = None
+        self.pair_metrics = nn.ModuleDict({name: PairMetrics() for name in self._scorers()})
+
+    def architecture(self) -> dict[str, Any]:
+        return dict(self._architecture)
+
+    @property
+    def head(self) -> Head:
+        """The head that ships."""
+        return self.heads[self.partition]  # type: ignore[return-value]
+
+    def train(self, mode: bool = True) -> "KeywordDSP":
+        super().train(mode)
+        if not self.train_encoder:
+            self.encoder.eval()
+        return self
+
+    def _frames(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Audio features (B, N, width), log-probabilities (B, N, 40) and encoder frames (B,)."""
+        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+            hidden, frames = self.encoder.encode(batch["audio"], batch["audio_lengths"])
+            log_probs = self.encoder.log_probs(hidden)
+        return self._features(hidden, log_probs), log_probs, frames
+
+    def _features(self, hidden: Tensor, log_probs: Tensor) -> Tensor:
+        if self.audio_features == "hidden":
+            return hidden.float()
+        # 0.25: log-probabilities spread four times as wide as layer-normalised hidden states (measured)
+        return torch.cat([hidden.float(), 0.25 * log_probs.clamp_min(-12)], dim=-1)
+
+    def on_fit_start(self) -> None:
+        if not self.train_encoder:
+            self._bank = _FrameBank(self)
+
+    def on_fit_end(self) -> None:
+        self._bank = None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self._bank is None:
+            features, log_probs, frames = self._frames(batch)
+        else:
+            features, frames = self._bank.take(batch["index"])
+        phones, words, target = self._candidates(batch)
+        texts, batch_size = phones.shape[1], len(frames)
+        owner = torch.arange(batch_size, device=self.device).repeat_interleave(texts)
+        text = None if self.head.needs_phones else self._candidate_texts(batch)
+        total = features.new_zeros(())
+        for name, head in self.heads.items():
+            distance = head(features, frames, phones.flatten(0, 1), words.flatten(0, 1), owner, text)
+            loss = self._match_loss(distance.view(batch_size, texts), target, head)
+            self.log(f"train/loss_{name}", loss, batch_size=batch_size)
+            total = total + loss
+        if self.train_encoder:
+            total = total + self.encoder.ctc_loss(log_probs, frames, batch["phones"])
+        self.log("train/loss", total, prog_bar=True, batch_size=batch_size)
+        return total
+
+    def _candidates(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Texts per clip, true one first: phones (B, 1+K+E, P), words, and the mask (B, 1+K+E) of real mismatches."""
+        own_phones, own_words = batch["phones"], batch["words"]
+        size = own_phones.shape[0]
+        pairs = [(own_phones[:, None], own_words[:, None])]
+        if "negative_phones" in batch:
+            pairs.append((batch["negative_phones"], batch["negative_words"]))
+        shifts = [(torch.arange(size, device=self.device) + k) % size for k in range(1, self.easy_negatives + 1)]
+        pairs += [(own_phones[s][:, None], own_words[s][:, None]) for s in shifts]
+        longest = max(p.shape[-1] for p, _ in pairs)
+        phones = torch.cat([F.pad(p, (0, longest - p.shape[-1]), value=BLANK) for p, _ in pairs], dim=1)
+        words = torch.cat([F.pad(w, (0, longest - w.shape[-1]), value=-1) for _, w in pairs], dim=1)
+        mismatch = (phones != phones[:, :1]).any(-1)
+        return phones, words, mismatch
+
+    def _candidate_texts(self, batch: Batch) -> list[str]:
+        own = batch["text"]
+        if "negative_phones" in batch and "negative_text" not in batch:
+            raise UserError("this data brings hard negatives as phones only; text_encoder needs words: set it to phones")
+        hard = batch.get("negative_text", [[] for _ in own])
+        rows = [
+            [text, *hard[i], *(own[(i + k) % len(own)] for k in range(1, self.easy_negatives + 1))]
+            for i, text in enumerate(own)
+        ]
+        return [text for row in rows for text in row]
+
+    def _match_loss(self, distance: Tensor, mismatch: Tensor, head: Head) -> Tensor:
+        """Loss of distances (B, texts), column 0 the true text; texts equal to it, or unsolvable ones, are left out."""
+        mismatch = mismatch & distance.isfinite()
+        possible = distance[:, 0].isfinite()
+        distance = distance.masked_fill(~distance.isfinite(), 0.0)
+        if self.loss == "hinge":
+            positive = F.relu(distance[:, 0] - self.margin_positive) * possible
+            negative = F.relu(self.margin_negative - distance) * mismatch
+            return (positive.sum() + negative.sum()) / (possible.sum() + mismatch.sum()).clamp(min=1)
+        logits = -head.scale.exp() * distance
+        mask = torch.cat([torch.zeros_like(mismatch[:, :1]), ~mismatch[:, 1:]], dim=1)
+        loss = -logits.masked_fill(mask, -1e4).log_softmax(-1)[:, 0]
+        return (loss * possible).sum() / possible.sum().clamp(min=1)
+
+    def _scorers(self) -> list[str]:
+        """Names of all scores, the shipped one first under the empty name."""
+        return ["shipped", "dsp" if self.partition == "dsp" else self.partition, "ctc", *self.compare]
+
+    def score(self, batch: Batch) -> dict[str, Tensor]:
+        features, log_probs, frames = self._frames(batch)
+        text = None if self.head.needs_phones else batch["text"]
+        scores = {}
+        for name, head in self.heads.items():
+            distance = head(features, frames, batch["phones"], batch["words"], None, text)
+            scores[name] = -distance.clamp(max=1e4)
+        ctc = keyword_score(log_probs, frames, batch["phones"])
+        return {"shipped": self._ship(scores[self.partition], ctc), self.partition: scores[self.partition], "ctc": ctc} | {
+            name: scores[name] for name in self.compare
+        }
+
+    def _ship(self, dsp: Tensor, ctc: Tensor) -> Tensor:
+        if self.shipped == "dsp":
+            return dsp
+        return ctc if self.shipped == "ctc" else dsp * self.fusion[0] + ctc * self.fusion[1] + self.fusion[2]
+
+    def locate(self, batch: Batch) -> Tensor:
+        """Cuts (B, M+1) in encoder frames of 40 ms: token k spans frames [cuts[k], cuts[k+1])."""
+        features, _, frames = self._frames(batch)
+        text = None if self.head.needs_phones else batch["text"]
+        return self.head.cuts(features, frames, batch["phones"], batch["words"], text)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        for name, scores in self.score(batch).items():
+            self.pair_metrics[name].update(scores, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, metric in self.pair_metrics.items():
+            results = metric.results("val/", _label(name), intervals=False)
+            self.log_dict({k: m.value for k, m in results.items()})
+            metric.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        for scorer, scores in self.score(batch).items():
+            self.pair_metrics[scorer].update(scores, batch)
+        if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
+            name = self.trainer.datamodule.test_names[dataloader_idx]
+            for scorer, metric in self.pair_metrics.items():
+                results = metric.results(f"test/{name}/" if name else "test/", _label(scorer))
+                self.measured.update(results)
+                self.log_dict({k: m.value for k, m in results.items()}, add_dataloader_idx=False)
+                if scorer == "shipped":
+                    self.curves.update({f"{name or 'test'}/{k}": v for k, v in metric.curves().items()})
+                metric.reset()
+
+    def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Fusion weights by logistic regression, then the threshold at equal error, both on validation pairs."""
+        rows, kept = [], []
+        for batch in batches:
+            scores = self.score(batch)
+            rows.append(torch.stack([scores[self.partition], scores["ctc"]], dim=1))
+            kept.append({k: batch[k] for k in ("label", "kind", "episode", "word_count")})
+        if not rows:
+            return {}
+        features = torch.cat(rows)
+        labels = torch.cat([b["label"] for b in kept]).float()
+        self.fusion.copy_(_logistic_weights(features, labels))
+        metrics = PairMetrics()
+        for row, batch in zip(rows, kept, strict=True):
+            metrics.update(self._ship(row[:, 0], row[:, 1]), batch)
+        self.threshold.fill_(metrics.equal_error_threshold())
+        return {"value": float(self.threshold), "target": "equal error rate on validation, easy and hard"}
+
+    def configure_optimizers(self) -> Any:
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.98))
+        total = int(self.trainer.estimated_stepping_batches)
+        factor = noam(self.warmup_steps) if self.schedule == "noam" else warmup_cosine(self.warmup_steps, total)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def context(self) -> dict[str, float | None]:
+        """DSP needs the whole clip; only the encoder streams."""
+        return {"past_ms": None, "future_ms": None, "state_bytes": self.encoder.context()["state_bytes"]}
+
+    def streaming(self) -> Any:
+        """The encoder's stream; matching runs on the frames it has gathered."""
+        return self.encoder.streaming()
+
+    def export_spec(self) -> list[ExportGraph]:
+        if not self.head.needs_phones:
+            raise UserError("export needs text_encoder: phones (a pretrained text encoder is not part of the deliverable)")
+        tokens = EXPORT_WORDS if self.head.token == "word" else EXPORT_PHONES
+        detector, enroll = _Detector(self), _Enroll(self, tokens)
+        metadata = {
+            "family": type(self).__name__,
+            "sample_rate": str(SAMPLE_RATE),
+            "phones": " ".join(PHONES),
+            "token": self.head.token,
+            "frame_ms": str(FRAME_MS),
+            "threshold": repr(float(self.threshold)),
+            "score": self.shipped,
+        }
+
+        def keyword(seed: int) -> tuple[Tensor, Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            count = int(torch.randint(2, 9, (), generator=generator))  # fits into the shortest sample of 400 ms
+            phones = F.pad(torch.randint(1, 40, (1, count), generator=generator), (0, EXPORT_PHONES - count))
+            words = F.pad(torch.arange(count)[None] * 2 // count, (0, EXPORT_PHONES - count), value=-1)
+            return phones, words
+
+        def sample(seed: int, ms: float | None = None) -> dict[str, Tensor]:
+            phones, words = keyword(seed)
+            with torch.no_grad():
+                enrolled, count = enroll(phones, words)
+            counts = {"token_count": count, "phones": phones, "phone_count": (phones != BLANK).sum(1)}
+            return {"audio": sample_audio(seed, ms), "tokens": enrolled, **counts}
+
+        return [
+            ExportGraph(
+                "model",
+                detector,
+                sample,
+                ["score", self.partition, "ctc", "cuts"],
+                {"audio": {1: "samples"}},
+                metadata,
+                bench=lambda ms: sample(0, ms),
+            ),
+            ExportGraph(
+                "enroll",
+                enroll,
+                lambda seed: dict(zip(("phones", "words"), keyword(seed), strict=True)),
+                ["tokens", "token_count"],
+                {},
+                metadata,
+                per="keyword",
+            ),
+        ]
+
+
+class _Detector(nn.Module):
+    """The run-time graph: one clip, one enrolled keyword."""
+
+    def __init__(self, model: KeywordDSP) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, audio: Tensor, tokens: Tensor, token_count: Tensor, phones: Tensor, phone_count: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        model = self.model
+        hidden = model.encoder.encode_clip(audio)
+        log_probs = model.encoder.log_probs(hidden)
+        distance, cuts = model.head.match_static(model._features(hidden, log_probs), tokens, token_count)
+        ctc = keyword_score_static(log_probs[0], phones[0], phone_count)
+        dsp = -distance.clamp(max=1e4)
+        return model._ship(dsp, ctc), dsp, ctc, cuts
+
+
+class _Enroll(nn.Module):
+    """The enrolment graph: a keyword's phones to its cached tokens."""
+
+    def __init__(self, model: KeywordDSP, max_tokens: int) -> None:
+        super().__init__()
+        self.head, self.max_tokens = model.head, max_tokens
+
+    def forward(self, phones: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head.enroll(phones, words, max_tokens=self.max_tokens)
+
+
+class _FrameBank:
+    """Encoder outputs of the training set, computed once: the encoder is frozen, so epochs need it only once.
+
+    Filled in the fixed order of epoch 0, hence equal after a resume. Hidden states in float16: 60 kB a clip-second.
+    """
+
+    def __init__(self, model: KeywordDSP) -> None:
+        self.model = model
+        loader = model.trainer.datamodule.train_dataloader()
+        states: dict[int, Tensor] = {}
+        with torch.no_grad():
+            for batch in loader:
+                hidden, frames = model.encoder.encode(batch["audio"].to(model.device), batch["audio_lengths"])
+                for row, index in enumerate(batch["index"].tolist()):
+                    states[index] = hidden[row, : frames[row]].half().cpu()
+        size = max(states) + 1 if states else 0
+        self.lengths = torch.zeros(size, dtype=torch.long)
+        for index, state in states.items():
+            self.lengths[index] = len(state)
+        self.starts = F.pad(self.lengths.cumsum(0), (1, 0))
+        self.flat = torch.cat([states[i] for i in sorted(states)]) if states else torch.zeros(0, 1)
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, N, width) and frames (B,) of clips ``index``."""
+        frames = self.lengths[index]
+        time = torch.arange(int(frames.max()))
+        valid = time[None] < frames[:, None]
+        hidden = self.flat[(self.starts[index][:, None] + time).clamp(max=len(self.flat) - 1)].float()
+        hidden = (hidden * valid.unsqueeze(-1)).to(self.model.device)
+        with torch.no_grad():
+            log_probs = self.model.encoder.log_probs(hidden)
+        return self.model._features(hidden, log_probs), frames.to(self.model.device)
+
+
+def load_encoder(source: str | Path | dict[str, Any]) -> tuple[PhonemeCTC, dict[str, Any]]:
+    """A PhonemeCTC and its architecture from a run or export folder, or from an architecture alone.
+
+    Raises UserError when the folder holds no finished encoder.
+    """
+    if isinstance(source, dict):
+        encoder = PhonemeCTC(**source)
+        return encoder, encoder.architecture()
+    folder = Path(source)
+    folder = folder / "export" if (folder / "export").is_dir() else folder
+    try:
+        description = json.loads((folder / "model.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"encoder: no finished model in '{source}' (expected export/model.json of a run)") from error
+    if not description["class_path"].endswith(".PhonemeCTC"):
+        raise UserError(f"encoder: '{source}' holds a {description['class_path']}, expected PhonemeCTC")
+    encoder = PhonemeCTC(**description["init_args"])
+    encoder.load_state_dict(read_weights(folder / "model.safetensors"))
+    return encoder, encoder.architecture()
+
+
+def _label(scorer: str) -> str:
+    return "" if scorer == "shipped" else f"{scorer}_"
+
+
+def _logistic_weights(features: Tensor, labels: Tensor, steps: int = 50) -> Tensor:
+    """Weights (F,) and bias of a logistic regression, classes balanced, never a negative weight; (F + 1,)."""
+    features, labels = features.double(), labels.double()
+    center, spread = features.mean(0), features.std(0).clamp_min(1e-6)
+    x = (features - center) / spread
+    weight = torch.where(labels == 1, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
+    raw = torch.zeros(x.shape[1] + 1, dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([raw], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        logits = x @ F.softplus(raw[:-1]) + raw[-1]
+        loss = F.binary_cross_entropy_with_logits(logits, labels, weight=weight)
+        loss.backward()
+        return loss
+
+    with torch.enable_grad(), torch.inference_mode(False):
+        optimizer.step(closure)
+    slopes = F.softplus(raw[:-1]).detach() / spread
+    return torch.cat([slopes, (raw[-1:].detach() - (slopes * center).sum())]).float()
+
+

@@ -1,0 +1,240 @@
+"""The audio encoder of the keyword families: a conformer trained with CTC on phones.
+
+Published (papers/dsp 3.1): conformer pre-trained with CTC on characters, then frozen. Phones instead of characters are
+ours: typed keywords become phones anyway, and the same head then scores them (nn/ctc). Sizes in recipes are ours
+unless an overlay says published.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.text import WordErrorRate
+
+from lightsleeper.metrics.pairs import PairMetrics
+from lightsleeper.models.family import Batch, ExportGraph, Family
+from lightsleeper.nn.augment import FeatureAugment
+from lightsleeper.nn.conformer import Conformer, subsampled
+from lightsleeper.nn.ctc import greedy_phones, keyword_score
+from lightsleeper.nn.frontend import LogMel
+from lightsleeper.nn.schedule import noam, warmup_cosine
+from lightsleeper.nn.streaming import EncoderStream, bounded_state_bytes
+from lightsleeper.phones import CLASSES, PHONES
+
+SAMPLE_RATE = 16_000  # Hz
+FRAME_MS = 40.0  # one encoder frame: four hops of 10 ms
+
+
+class PhonemeCTC(Family):
+    """Conformer encoder with a CTC head over 39 phones and blank.
+
+    Args:
+        n_mels: Mel bands of the front end. Published: 80.
+        dim: Width of the encoder. Published: 144.
+        blocks: Conformer blocks. Published: 6.
+        heads: Attention heads.
+        kernel: Depthwise kernel in encoder frames of 40 ms, odd. Published: 3.
+        expansion: Feed-forward width over ``dim``. Published (standard conformer): 4.
+        subsampling: conv2d as published, or conv1d, ours and several times faster on a CPU.
+        past_frames: Encoder frames of past each attention sees; null is the whole clip.
+        future_frames: Encoder frames of future (look-ahead) each attention sees; null is the whole clip.
+        causal: Convolutions see the past only.
+        normalize: clip subtracts the clip's mean spectrum; running does so causally and streams; none.
+        dropout: Dropout inside the blocks.
+        warp: Vocal-tract warp in training, as a share of the mel axis.
+        noise: Share of training clips that get extra noise in the feature domain.
+        masks: SpecAugment frequency masks in training; a time mask comes with the first.
+        lr: Peak learning rate of AdamW.
+        schedule: cosine to 2 % of ``lr``, or noam (published).
+        warmup_steps: Steps until the peak.
+        weight_decay: Decoupled weight decay.
+    """
+
+    headline = ("test/ctc_auc_hard", "test/per")
+
+    def __init__(
+        self,
+        n_mels: int = 40,
+        dim: int = 144,
+        blocks: int = 4,
+        heads: int = 4,
+        kernel: int = 9,
+        expansion: int = 2,
+        subsampling: Literal["conv1d", "conv2d"] = "conv1d",
+        past_frames: int | None = None,
+        future_frames: int | None = None,
+        causal: bool = False,
+        normalize: Literal["clip", "running", "none"] = "clip",
+        dropout: float = 0.0,
+        warp: float = 0.12,
+        noise: float = 0.3,
+        masks: int = 2,
+        lr: float = 2e-3,
+        schedule: Literal["cosine", "noam"] = "cosine",
+        warmup_steps: int = 200,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self._architecture = {
+            "n_mels": n_mels,
+            "dim": dim,
+            "blocks": blocks,
+            "heads": heads,
+            "kernel": kernel,
+            "expansion": expansion,
+            "subsampling": subsampling,
+            "past_frames": past_frames,
+            "future_frames": future_frames,
+            "causal": causal,
+            "normalize": normalize,
+        }
+        self.lr, self.schedule = lr, schedule
+        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
+        self.frontend = LogMel(n_mels, SAMPLE_RATE, normalize=normalize)
+        self.augment = FeatureAugment(warp, noise, masks, min(masks, 1))
+        self.conformer = Conformer(
+            n_mels, dim, blocks, heads, kernel, expansion, subsampling, past_frames, future_frames, causal, dropout
+        )
+        self.head = nn.Linear(dim, CLASSES)
+        self.register_buffer("threshold", torch.tensor(math.nan))
+        self.error_rate = WordErrorRate()
+        self.pair_metrics = PairMetrics()
+
+    def architecture(self) -> dict[str, Any]:
+        return dict(self._architecture)
+
+    def encode(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio (B, S) with ``lengths`` (B,) samples to hidden (B, N, d) and encoder frames (B,)."""
+        mel = self.frontend.power(audio)
+        frames = self.frontend.frames(lengths)
+        features = self.frontend.center(self.augment(mel, frames), frames)
+        return self.conformer(features, frames)
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Hidden (..., d) to log-probabilities (..., 40), float32."""
+        return self.head(hidden).float().log_softmax(-1)
+
+    def encode_clip(self, audio: Tensor) -> Tensor:
+        """`encode` of unpadded audio (B, S), as the exported graph sees it: hidden (B, N, d)."""
+        return self.conformer(self.frontend.center(self.frontend.power(audio), None))[0]
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Unpadded audio (B, S) to phone log-probabilities (B, N, 40)."""
+        return self.log_probs(self.encode_clip(audio))
+
+    def ctc_loss(self, log_probs: Tensor, frames: Tensor, phones: Tensor) -> Tensor:
+        counts = (phones > 0).sum(1)
+        # zero_infinity: a phrase spoken too fast for 40 ms frames has no path and teaches nothing.
+        return F.ctc_loss(log_probs.transpose(0, 1), phones, frames, counts, zero_infinity=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        hidden, frames = self.encode(batch["audio"], batch["audio_lengths"])
+        loss = self.ctc_loss(self.log_probs(hidden), frames, batch["phones"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(frames))
+        return loss
+
+    def score(self, batch: Batch) -> dict[str, Tensor]:
+        hidden, frames = self.encode(batch["audio"], batch["audio_lengths"])
+        return {"ctc": keyword_score(self.log_probs(hidden), frames, batch["phones"])}
+
+    def _evaluate(self, batch: Batch) -> None:
+        hidden, frames = self.encode(batch["audio"], batch["audio_lengths"])
+        log_probs = self.log_probs(hidden)
+        self.pair_metrics.update(keyword_score(log_probs, frames, batch["phones"]), batch)
+        said = batch["label"] == 1
+        if said.any():
+            heard = greedy_phones(log_probs[said], frames[said])
+            self.error_rate.update([_spell(p) for p in heard], [_spell(p) for p in batch["phones"][said].tolist()])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        results = self.pair_metrics.results("val/", "ctc_", intervals=False)
+        self.log_dict({name: m.value for name, m in results.items()})
+        self.log("val/per", self.error_rate.compute(), prog_bar=True)
+        self._reset()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch)
+        # Test sets come one after the other; close each at its last batch.
+        if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
+            name = self.trainer.datamodule.test_names[dataloader_idx]
+            prefix = f"test/{name}/" if name else "test/"
+            results = self.pair_metrics.results(prefix, "ctc_")
+            self.measured.update(results)
+            self.log_dict({k: m.value for k, m in results.items()}, add_dataloader_idx=False)
+            self.log(f"{prefix}per", self.error_rate.compute(), add_dataloader_idx=False)
+            self._reset()
+
+    def _reset(self) -> None:
+        self.pair_metrics.reset()
+        self.error_rate.reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            (p for p in self.parameters() if p.requires_grad), self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.98)
+        )
+        factor = (
+            noam(self.warmup_steps)
+            if self.schedule == "noam"
+            else warmup_cosine(self.warmup_steps, int(self.trainer.estimated_stepping_batches))
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
+        """Threshold at equal error on the validation pairs."""
+        metrics = PairMetrics()
+        for batch in batches:
+            metrics.update(self.score(batch)["ctc"], batch)
+        self.threshold.fill_(metrics.equal_error_threshold())
+        return {"value": float(self.threshold), "target": "equal error rate on validation, easy and hard"}
+
+    def context(self) -> dict[str, float | None]:
+        past, future = self.conformer.context_frames()
+        return {
+            "past_ms": None if past is None else past * FRAME_MS,
+            "future_ms": None if future is None else future * FRAME_MS,
+            "state_bytes": bounded_state_bytes(self.frontend, self.conformer),
+        }
+
+    def streaming(self) -> EncoderStream:
+        """A fresh stream; its frames equal the offline forward. Raises ValueError if the encoder needs whole clips."""
+        return EncoderStream(self.frontend, self.conformer)
+
+    def export_spec(self) -> list[ExportGraph]:
+        return [
+            ExportGraph(
+                name="model",
+                module=self,
+                sample=lambda seed: {"audio": sample_audio(seed)},
+                outputs=["log_probs"],
+                dynamic={"audio": {1: "samples"}},
+                metadata={"sample_rate": str(SAMPLE_RATE), "phones": " ".join(PHONES), "frame_ms": str(FRAME_MS)},
+                bench=lambda ms: {"audio": sample_audio(0, ms)},
+            )
+        ]
+
+
+def sample_audio(seed: int, ms: float | None = None) -> Tensor:
+    """Noise with a speech-like spectrum and syllable rhythm, (1, samples); 400 to 1900 ms by seed unless given."""
+    generator = torch.Generator().manual_seed(seed)
+    ms = 400.0 + 500.0 * (seed % 4) if ms is None else ms
+    samples = int(SAMPLE_RATE * ms / 1000)
+    white = torch.randn(samples, generator=generator)
+    pink = torch.fft.irfft(torch.fft.rfft(white) / (1 + torch.arange(samples // 2 + 1) / 50).sqrt(), samples)
+    rhythm = 0.55 + 0.45 * torch.sin(2 * math.pi * 4.0 * torch.arange(samples) / SAMPLE_RATE)  # 4 syllables a second
+    return (0.1 * rhythm * pink / pink.std())[None]
+
+
+def encoder_frames(samples: Tensor, frontend: LogMel) -> Tensor:
+    """Encoder frames for clips of ``samples`` samples."""
+    return subsampled(frontend.frames(samples))
+
+
+def _spell(phones: list[int]) -> str:
+    return " ".join(PHONES[p - 1] for p in phones if p)

@@ -1,0 +1,88 @@
+"""Log-mel front end inside the model, so that training, streaming and the exported graph share one definition.
+
+No centre padding: frame t sees samples [t * hop, t * hop + window), frames = floor((samples - window) / hop) + 1
+(papers/kws_benchmarks, section 8.1). The FFT length equals the window (400 points at 16 kHz): with a longer FFT
+``torch.stft`` would need more samples than the window and lose frames at the end.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+LOG_FLOOR = 1e-5  # about -100 dB below full scale after the window's gain: silence stays finite
+
+
+class LogMel(nn.Module):
+    """Waveform to normalised log-mel features.
+
+    ``normalize="clip"`` subtracts the clip's mean per band: a fixed channel (microphone, telephone) disappears, but the
+    whole clip is needed. ``"running"`` subtracts the mean of the frames so far, blended with a learned prior worth
+    ``PRIOR_FRAMES`` frames, and streams. ``"none"`` only scales.
+    """
+
+    PRIOR_FRAMES = 30.0  # 0.3 s: enough to steady the first syllable, little enough to follow the channel
+
+    def __init__(
+        self,
+        n_mels: int = 40,
+        sample_rate: int = 16_000,
+        window_ms: float = 25.0,
+        hop_ms: float = 10.0,
+        normalize: Literal["clip", "running", "none"] = "clip",
+    ) -> None:
+        super().__init__()
+        self.n_mels = n_mels
+        self.sample_rate = sample_rate
+        self.window = round(sample_rate * window_ms / 1000)  # samples
+        self.hop = round(sample_rate * hop_ms / 1000)  # samples
+        self.normalize = normalize
+        bank = mel_filter_bank(
+            num_frequency_bins=self.window // 2 + 1,
+            num_mel_filters=n_mels,
+            min_frequency=60.0,
+            max_frequency=min(7600.0, sample_rate / 2),
+            sampling_rate=sample_rate,
+            norm=None,
+            mel_scale="htk",
+        )
+        self.register_buffer("bank", torch.tensor(bank, dtype=torch.float32), persistent=False)  # (bins, mel)
+        self.register_buffer("taper", torch.hann_window(self.window, periodic=False), persistent=False)
+        if normalize == "running":
+            self.prior = nn.Parameter(torch.full((n_mels,), -6.0))
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frames in ``samples`` samples; zero when there is not one whole window."""
+        return ((samples - self.window).div(self.hop, rounding_mode="floor") + 1).clamp(min=0)
+
+    def power(self, audio: Tensor) -> Tensor:
+        """Log-mel power (B, T, mel) of audio (B, S), not normalised, always float32. Needs one whole window."""
+        with torch.autocast(audio.device.type, enabled=False):  # squared magnitudes lose their floor in bf16
+            spectrum = torch.stft(
+                audio.float(), self.window, hop_length=self.hop, window=self.taper, center=False, return_complex=True
+            )
+            real, imaginary = torch.view_as_real(spectrum.transpose(1, 2).contiguous()).unbind(-1)  # (B, T, bins)
+            # Products, not powers: a strided `pow` took as long as the transform itself (measured).
+            return ((real * real + imaginary * imaginary) @ self.bank).clamp_min(LOG_FLOOR).log()
+
+    def center(self, features: Tensor, lengths: Tensor | None) -> Tensor:
+        """Remove the channel as ``normalize`` says, bring the scale near one, zero the padding (None: no padding)."""
+        time = torch.arange(features.shape[1], device=features.device)
+        valid = 1.0 if lengths is None else (time < lengths[:, None]).unsqueeze(-1)
+        if self.normalize == "clip" and lengths is None:
+            features = features - features.mean(1, keepdim=True)
+        elif self.normalize == "clip":
+            total = (features * valid).sum(1, keepdim=True)
+            features = features - total / lengths.clamp(min=1)[:, None, None]
+        elif self.normalize == "running":
+            seen = (time + 1.0)[None, :, None] + self.PRIOR_FRAMES
+            features = features - (features.cumsum(1) + self.PRIOR_FRAMES * self.prior) / seen
+        else:
+            features = features + 6.0
+        return features * 0.33 * valid  # 0.33: log power has a standard deviation of about 3 (measured)
+
+    def forward(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Audio (B, S) in [-1, 1] with ``lengths`` (B,) samples to features (B, T, mel) and their frames (B,)."""
+        frames = self.frames(lengths)
+        return self.center(self.power(audio), frames), frames

@@ -1,0 +1,146 @@
+"""One matching head: text tokens, both projectors, a partition, and a distance. Everything after the encoders.
+
+Projectors are LayerNorm-Linear pairs without activation (papers/dsp 3.3); embeddings are not length-normalised.
+"""
+
+import math
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lightsleeper.errors import UserError
+from lightsleeper.nn.partition import dsp_distance_static, dsp_partition, equal_cuts, random_cuts
+from lightsleeper.nn.text import DistilBertText, PhoneText, Token
+
+Partition = Literal["dsp", "equal", "random"]
+Pooling = Literal["mean", "worst"]
+WORST_SHARPNESS = 4.0  # of the soft maximum over tokens, in units of the learned scale; smallest that beat the mean
+
+
+def projector(inputs: int, outputs: int, layers: int) -> nn.Sequential:
+    """``layers`` LayerNorm-Linear pairs: one or two, both readings of the paper's projection block."""
+    steps: list[nn.Module] = []
+    for index in range(layers):
+        width = inputs if index == 0 else outputs
+        steps += [nn.LayerNorm(width), nn.Linear(width, outputs)]
+    return nn.Sequential(*steps)
+
+
+class Head(nn.Module):
+    """Distances of clips to texts under one partition. ``features`` are (A, N, width) with ``frames`` (A,) valid."""
+
+    def __init__(
+        self,
+        width: int,
+        dim: int,
+        text_encoder: str,
+        token: Token,
+        layers: int,
+        partition: Partition,
+        pooling: Pooling,
+    ) -> None:
+        super().__init__()
+        self.token, self.partition, self.pooling = token, partition, pooling
+        self.needs_phones = text_encoder == "phones"
+        self.text: PhoneText | DistilBertText = (
+            PhoneText(dim, token) if self.needs_phones else DistilBertText(text_encoder)
+        )
+        self.audio_projector = projector(width, dim, layers)
+        self.text_projector = projector(self.text.dim, dim, layers)
+        self.scale = nn.Parameter(torch.tensor(math.log(2.0)))  # log inverse temperature of the softmax loss
+
+    def enroll(
+        self, phones: Tensor, words: Tensor, texts: list[str] | None = None, max_tokens: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (B, M, dim) and counts (B,) of phones (B, P) and words (B, P), or of texts; cached per keyword."""
+        if isinstance(self.text, DistilBertText):
+            if texts is None:
+                raise ValueError("this head reads texts, not phones")
+            tokens, counts = self.text(texts)
+        else:
+            tokens, counts = self.text(phones, words, max_tokens)
+        return self.text_projector(tokens), counts
+
+    def forward(
+        self,
+        features: Tensor,
+        frames: Tensor,
+        phones: Tensor,
+        words: Tensor,
+        owner: Tensor | None = None,
+        texts: list[str] | None = None,
+    ) -> Tensor:
+        """Distances (B,) of texts to the clips ``owner`` (B,) names (None: text b to clip b); inf where n < m."""
+        tokens, counts = self.enroll(phones, words, texts)
+        return self.match(self.audio_projector(features), frames, tokens, counts, owner)
+
+    def match(self, audio: Tensor, frames: Tensor, tokens: Tensor, counts: Tensor, owner: Tensor | None) -> Tensor:
+        """Distances (B,) of projected audio (A, N, dim) and tokens (B, M, dim)."""
+        with torch.autocast(audio.device.type, enabled=False):
+            audio, tokens = audio.float(), tokens.float()
+            cuts = self._cut(audio, frames, tokens, counts, owner)
+            distances = token_distances(audio, tokens, cuts, owner)
+            solvable = (counts <= (frames if owner is None else frames[owner])) & (counts > 0)
+            return self.pool(distances, counts).masked_fill(~solvable, math.inf)
+
+    def cuts(
+        self, features: Tensor, frames: Tensor, phones: Tensor, words: Tensor, texts: list[str] | None = None
+    ) -> Tensor:
+        """Cuts (B, M+1) in encoder frames."""
+        tokens, counts = self.enroll(phones, words, texts)
+        return self._cut(self.audio_projector(features).float(), frames, tokens.float(), counts, None)
+
+    def _cut(self, audio: Tensor, frames: Tensor, tokens: Tensor, counts: Tensor, owner: Tensor | None) -> Tensor:
+        if self.partition == "dsp":
+            return dsp_partition(audio.detach(), tokens.detach(), frames, counts, owner)
+        rows = frames if owner is None else frames[owner]
+        if self.partition == "equal":
+            return equal_cuts(rows, counts, tokens.shape[1])
+        # Outside training the draw is fixed, so that a score is a function of its input.
+        generator = None if self.training else torch.Generator(device=rows.device).manual_seed(0)
+        return random_cuts(rows, counts, tokens.shape[1], generator)
+
+    def match_static(self, features: Tensor, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` from enrolled tokens, for one unpadded clip (1, N, width), as a graph that exports."""
+        if self.partition != "dsp":
+            raise UserError(f"export needs partition: dsp; '{self.partition}' is a baseline")
+        audio = self.audio_projector(features)
+        _, cuts = dsp_distance_static(audio, tokens, counts)
+        distances = token_distances(audio, tokens, cuts, None)
+        solvable = (counts <= features.shape[1]) & (counts > 0)
+        return torch.where(solvable, self.pool(distances, counts), math.inf), cuts
+
+    def pool(self, distances: Tensor, counts: Tensor) -> Tensor:
+        """A keyword's distance (B,) from its tokens' distances (B, M)."""
+        real = torch.arange(distances.shape[1], device=distances.device) < counts[:, None]
+        if self.pooling == "mean":
+            return (distances * real).sum(1) / counts.clamp(min=1)
+        sharp = WORST_SHARPNESS * distances / distances.detach().masked_fill(~real, 0).amax(1, keepdim=True).clamp_min(1e-6)
+        weight = sharp.masked_fill(~real, -1e4).softmax(1)
+        return (weight * distances).sum(1)
+
+
+def token_distances(audio: Tensor, tokens: Tensor, cuts: Tensor, owner: Tensor | None) -> Tensor:
+    """L2 distances (B, M) between run means of audio (A, N, d) and tokens (B, M, d), with gradient; 0 for padding."""
+    frame = torch.arange(audio.shape[1], device=audio.device)[None, None, :]
+    inside = ((frame >= cuts[:, :-1, None]) & (frame < cuts[:, 1:, None])).to(audio.dtype)  # (B, M, N)
+    if owner is None:
+        sums = inside @ audio
+    else:
+        sums = torch.bmm(inside, audio[owner])
+    means = sums / (cuts[:, 1:] - cuts[:, :-1]).clamp(min=1).unsqueeze(-1)
+    present = inside.sum(-1) > 0
+    # Epsilon inside the root: the norm has no gradient at zero.
+    return torch.where(present, ((means - tokens).square().sum(-1) + 1e-8).sqrt(), 0.0)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; UserError when it is missing or damaged."""
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own Rust error type
+        raise UserError(f"cannot read weights '{path}': {error}") from error

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightsleeper.nn.frontend import LogMel
+
+
+@given(st.integers(400, 6000))
+@settings(max_examples=30, deadline=None)
+def test_frame_count_has_no_centre_padding(samples: int) -> None:
+    frontend = LogMel()
+    features, frames = frontend(torch.randn(1, samples), torch.tensor([samples]))
+    assert features.shape == (1, (samples - 400) // 160 + 1, 40)
+    assert frames.tolist() == [(samples - 400) // 160 + 1]
+
+
+@pytest.mark.parametrize("normalize", ["clip", "running", "none"])
+def test_padding_changes_nothing(normalize: str) -> None:
+    torch.manual_seed(0)
+    frontend = LogMel(normalize=normalize)  # type: ignore[arg-type]
+    short = torch.randn(1, 4000) * 0.1
+    padded = torch.cat([short, torch.randn(1, 3000)], dim=1)
+    alone, frames = frontend(short, torch.tensor([4000]))
+    beside, _ = frontend(padded, torch.tensor([4000]))
+    torch.testing.assert_close(beside[:, : int(frames)], alone, atol=1e-4, rtol=1e-4)
+    assert beside[:, int(frames) :].abs().max() == 0
+    unpadded = frontend.center(frontend.power(short), None)
+    torch.testing.assert_close(unpadded, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_clip_normalisation_removes_level_and_channel() -> None:
+    frontend = LogMel(normalize="clip")
+    audio = torch.randn(1, 8000) * 0.1
+    loud, _ = frontend(audio * 3, torch.tensor([8000]))
+    quiet, _ = frontend(audio, torch.tensor([8000]))
+    torch.testing.assert_close(loud, quiet, atol=2e-3, rtol=0)
+
+
+def test_running_normalisation_sees_no_future() -> None:
+    frontend = LogMel(normalize="running")
+    audio = torch.randn(1, 8000)
+    changed = audio.clone()
+    changed[:, 5000:] = 0.5 * torch.randn(1, 3000)
+    first, _ = frontend(audio, torch.tensor([8000]))
+    second, _ = frontend(changed, torch.tensor([8000]))
+    unaffected = (5000 - 400) // 160
+    torch.testing.assert_close(first[:, :unaffected], second[:, :unaffected])
+    assert (first[:, -1] - second[:, -1]).abs().max() > 0.01
+
+
+def test_a_tone_lands_in_its_mel_band() -> None:
+    frontend = LogMel(normalize="none")
+    time = torch.arange(8000) / 16000
+    bands = [int(frontend.power(torch.sin(2 * torch.pi * hz * time)[None]).mean(1).argmax()) for hz in (200, 1000, 4000)]
+    assert bands == sorted(bands)
+    assert len(set(bands)) == 3
