@@ -59,7 +59,7 @@ class Compression(Callback):
         raise NotImplementedError
 
     def step(self, module: nn.Module, progress: float) -> None:
-        """Act before a training batch; a pure function of ``progress``, the share of all optimizer steps done [0, 1)."""
+        """Act before a training batch; a pure function of ``progress``, the share of optimizer steps done, [0, 1)."""
 
     def settled(self, progress: float) -> bool:
         """Whether the schedule has reached its target: checkpoints compete only from there on."""

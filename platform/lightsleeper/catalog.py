@@ -3,7 +3,7 @@
 SECTIONS = ("seed_everything", "requires", "model", "data", "callbacks", "trainer", "run", "tracking")
 
 MODELS: dict[str, str] = {
-    "KeywordEncoder": "lightsleeper.models.kws_encoder.KeywordEncoder",
+    "PhonemeCTC": "lightsleeper.models.kws_encoder.PhonemeCTC",
     "KeywordDSP": "lightsleeper.models.kws_dsp.KeywordDSP",
     "KeywordCMCD": "lightsleeper.models.kws_cmcd.KeywordCMCD",
 }

@@ -117,7 +117,9 @@ def check(recipe: Recipe, trust: bool = True) -> Config:
     """
     resolved = resolve(recipe, trust)
     reader = _Reader(_placed(resolved, recipe), trust)
-    entries = [(f"callbacks.{name}", spec, Callback) for name, spec in resolved["callbacks"].items()]
+    entries: list[tuple[str, Any, type]] = [
+        (f"callbacks.{name}", spec, Callback) for name, spec in resolved["callbacks"].items()
+    ]
     entries += [("data", resolved["data"], L.LightningDataModule), ("model", resolved["model"], L.LightningModule)]
     for key, spec, base in entries:
         if not any(references(spec)):

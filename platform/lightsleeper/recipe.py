@@ -295,7 +295,9 @@ def required(recipe: Recipe) -> dict[str, Recipe]:
             if key not in SECTIONS:
                 raise UserError(f"{place}: requires.{name}.set: unknown section '{key}'.{did_you_mean(key, SECTIONS)}")
         places = {**step.positions, **_below(recipe.positions, f"requires.{name}.set.")}
-        steps[name] = Recipe(step.name, merge(step.config, extra), step.files, places, trail)
+        # the recipe saved with a run sets every section: merging it would bring back a callback switched off since
+        config = extra if set(SECTIONS) <= extra.keys() else merge(step.config, extra)
+        steps[name] = Recipe(step.name, config, step.files, places, trail)
     return steps
 
 

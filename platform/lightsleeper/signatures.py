@@ -61,17 +61,19 @@ def parameters(cls: type, skip: frozenset[str] = frozenset()) -> dict[str, Param
     parser = parser_of(cls, skip)
     found: dict[str, Parameter] = {}
     for action in parser._actions:
-        if action.dest == "help" or action.dest.endswith(".help") or type(action).__name__.startswith("_ActionConfig"):
+        if type(action).__name__.startswith(("_Help", "_ActionHelp", "_ActionConfig")):  # jsonargparse's own options
             continue
         text = action.help if isinstance(action.help, str) and "==" not in action.help else ""
+        text = " ".join(text.replace("``", "`").split())
         typehint = getattr(action, "_typehint", None) or Any
-        found[action.dest] = Parameter(action.dest, typehint, action.default, action.required, " ".join(text.split()))
+        found[action.dest] = Parameter(action.dest, typehint, action.default, action.required, text)
     return found
 
 
 def summary(cls: type) -> str:
     """First line of the docstring of ``cls``."""
-    return (inspect.getdoc(cls) or "").partition("\n")[0]
+    line = (inspect.getdoc(cls) or "").partition("\n")[0]
+    return "" if line.startswith("..") else line  # a Sphinx directive says nothing about the class
 
 
 def accepts_null(typehint: Any) -> bool:

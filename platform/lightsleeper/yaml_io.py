@@ -25,6 +25,7 @@ _RULES = (
     ("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789.")),
     ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"]),
 )
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,7 +99,7 @@ def _parse_text(text: str, name: str, positions: dict[str, str]) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark is not None else ""
-        what = " ".join(str(error.problem or error.context).split())
+        what = " ".join(" ".join(part for part in (error.context, error.problem) if part).split())
         raise UserError(f"{name}{line}: YAML syntax: {what}.") from error
     except yaml.YAMLError as error:
         raise UserError(f"{name}: YAML syntax: {' '.join(str(error).split())}.") from error
@@ -113,6 +114,8 @@ def _construct(
     if id(node) in above:
         raise UserError(f"{name}:{node.start_mark.line + 1}: YAML: '{path}' contains itself.")
     above = (*above, id(node))
+    if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:  # scalars: the constructor refuses
+        raise UserError(f"{name}:{node.start_mark.line + 1}: YAML: the tag '{node.tag}' is not allowed.")
     if isinstance(node, yaml.SequenceNode):
         return [
             _construct(loader, item, name, f"{path}.{index}", positions, above) for index, item in enumerate(node.value)

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("lightsleeper.cli.doctor", "versions, devices, tracking and disk of this machine"),
 }
 WITH_OVERRIDES = ("run", "validate", "explain", "data")  # commands whose line may hold --section.key=value
+OVERRIDE_HELP = "--section.key=VALUE changes a value of the recipe: --trainer.max_epochs=3 --callbacks.prune=null"
 
 _DOTTED = re.compile(r"--[A-Za-z_]\w*(\.[^.=\s]+)+(=.*)?", re.DOTALL)
 _MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)  # disk full, no rights: not a bug of ours
@@ -89,10 +90,14 @@ def dispatch(words: list[str]) -> int:
         what = "option" if name.startswith("-") else "command"
         raise UserError(f"unknown {what} '{name}'.{did_you_mean(name, COMMANDS)}")
     module = importlib.import_module(COMMANDS[name][0])
-    parser = Parser(prog=f"{_program()} {name}", description=module.HELP)
+    epilog = OVERRIDE_HELP if name in WITH_OVERRIDES else None
+    parser = Parser(prog=f"{_program()} {name}", description=module.HELP, epilog=epilog)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")  # main() took it out
     module.add_arguments(parser)
     overrides, rest = split_overrides(rest, parser, name in WITH_OVERRIDES)
-    args, unknown = parser.parse_known_args(rest)
+    # intermixed: `run a.yaml --resume X b.yaml`; argparse cannot do that for a command with sub-commands
+    parse = parser.parse_known_args if parser._subparsers else parser.parse_known_intermixed_args
+    args, unknown = parse(rest)
     if unknown:
         raise UserError(_refusal(unknown[0], parser))
     args.overrides = overrides
@@ -104,6 +109,7 @@ def split_overrides(words: list[str], parser: argparse.ArgumentParser, allowed: 
 
     argparse alone would take the `v` of `--a.b v` for a positional argument.
     """
+    own = _options(parser)
     overrides: list[str] = []
     rest: list[str] = []
     queue = list(words)
@@ -112,11 +118,8 @@ def split_overrides(words: list[str], parser: argparse.ArgumentParser, allowed: 
         if word == "--":
             return overrides, [*rest, word, *queue]
         key, equals, _ = word.partition("=")
-        if (
-            key in _options(parser)
-            or not _DOTTED.fullmatch(word)
-            and key.removeprefix("--") not in (SECTIONS if key[:2] == "--" else ())
-        ):
+        dotted = _DOTTED.fullmatch(word) or (key.startswith("--") and key[2:] in SECTIONS)
+        if key in own or not dotted:
             rest.append(word)
         elif not allowed:
             raise UserError(f"`{parser.prog}` takes no override '{key}'.")
@@ -159,7 +162,7 @@ def _refusal(word: str, parser: argparse.ArgumentParser) -> str:
     if not word.startswith("-"):
         return f"unexpected argument '{word}'; see `{parser.prog} --help`."
     key = word.partition("=")[0]
-    return f"`{parser.prog}` has no option '{key}'.{did_you_mean(key, [*_options(parser), '--debug'])}"
+    return f"`{parser.prog}` has no option '{key}'.{did_you_mean(key, _options(parser))}"
 
 
 def _report(text: str, code: int, debug: bool) -> int:
@@ -176,12 +179,15 @@ def _internal(error: BaseException, debug: bool) -> int:
 
 
 def _stdout_closed() -> bool:
-    """Whether the reader of our output went away, which is no error; quiets the interpreter's own last flush."""
+    """Whether the reader of our output went away, which is no error; also quiets the interpreter's own last flush."""
+    import select
+
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    except (OSError, ValueError):
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), select.POLLOUT)
+        closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0))
+    except (OSError, ValueError, AttributeError):  # no real file behind stdout, or a platform without poll
         return False
-    return False
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed

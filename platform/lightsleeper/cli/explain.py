@@ -25,7 +25,10 @@ SECTION_TEXTS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("words", nargs="+", metavar="RECIPE [OVERLAY ...] [KEY]", help="recipe, then a key: model.dim")
+    parser.usage = "%(prog)s [-h] [--debug] [--trust] RECIPE [OVERLAY ...] [KEY]"
+    parser.add_argument(
+        "words", nargs="+", metavar="RECIPE, KEY", help="recipe, overlays, then a key such as model.dim"
+    )
     parser.add_argument("--trust", action="store_true", help="import classes that lightsleeper does not ship")
 
 
@@ -41,9 +44,14 @@ def main(args: argparse.Namespace) -> int:
     below = [name for name in entries if key is not None and _plain(name).startswith(f"{_plain(key)}.")]
     if key is not None and not wanted and not below:
         raise UserError(f"no key '{key}' in this recipe.{did_you_mean(_plain(key), map(_plain, entries))[:200]}")
-    for name in wanted if len(wanted) == 1 and not below else [*wanted, *below]:
-        place = recipe.where(name) if _plain(name) in recipe.positions else "default"
-        print(entries[name].describe(name, place, full=len(wanted) == 1 and not below))
+    for name in [*wanted, *below]:
+        if key is None:
+            print(entries[name].line(name))
+        elif below:
+            print(entries[name].brief(name))
+        else:
+            place = recipe.where(name) if _plain(name) in recipe.positions else "default"
+            print(entries[name].full(name, place))
     return 0
 
 
@@ -64,11 +72,15 @@ class Entry:
     def __init__(self, kind: str, value: Any, text: str, default: Any = None, required: bool = False) -> None:
         self.kind, self.value, self.text, self.default, self.required = kind, value, text, default, required
 
-    def describe(self, name: str, place: str, full: bool) -> str:
-        if not full:
-            value = f" = {_show(self.value)}" if self.value is not _NO_VALUE else ""
-            head = f"{name}{value}  ({self.kind})"
-            return f"{head}\n    {textwrap.shorten(self.text, 110)}" if self.text else head
+    def line(self, name: str) -> str:
+        value = f" = {_show(self.value)}" if self.value is not _NO_VALUE else ""
+        return f"{name}{value}  ({self.kind})"
+
+    def brief(self, name: str) -> str:
+        text = f"\n    {textwrap.shorten(self.text, 110, placeholder=' ...')}" if self.text else ""
+        return self.line(name) + text
+
+    def full(self, name: str, place: str) -> str:
         lines = [name, f"  type     {self.kind}"]
         if self.value is not _NO_VALUE:
             default = "none: must be given" if self.required else _show(self.default)

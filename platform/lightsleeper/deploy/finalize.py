@@ -8,14 +8,15 @@ import copy
 import importlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from lightsleeper_callbacks.base import Compression
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
-from torch import nn
 
 from lightsleeper.deploy.files import replacing, sha256
 from lightsleeper.errors import UserError
@@ -23,6 +24,7 @@ from lightsleeper.models.family import Family
 
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "model.json"
+SAMPLES = 4  # inputs on which a compression step's effect is measured
 
 
 def detached_copy(model: Family) -> Family:
@@ -34,6 +36,52 @@ def detached_copy(model: Family) -> Family:
     finally:
         model._trainer, model._fabric = trainer, fabric
     return copied.cpu().float().eval()
+
+
+@torch.inference_mode()
+def _outputs(model: Family) -> list[torch.Tensor]:
+    """What the headline graph computes on SAMPLES inputs; empty for a family without an export graph."""
+    try:
+        graph = model.export_spec()[0]
+    except (NotImplementedError, IndexError, UserError):
+        return []
+    found: list[torch.Tensor] = []
+    for seed in range(SAMPLES):
+        outputs = graph.module(*graph.sample(seed).values())
+        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        found += [value.clone() for value in outputs if value.is_floating_point()]
+    return found
+
+
+def _difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float | None:
+    pairs = [(a, b) for a, b in zip(before, after, strict=False) if a.shape == b.shape]
+    return max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=None)
+
+
+def finalize(model: Family, callbacks: Mapping[str, Callback]) -> tuple[Family, dict[str, Any]]:
+    """Bake every compression callback into plain weights, in the order of their phases, on a copy.
+
+    Returns the copy (float32, CPU, eval) and a report per callback name: its phase, its facts (`compress/...`) and
+    ``max_abs_diff``, how far the step moved the headline graph's outputs (recorded, not judged: hardening and snapping
+    lose something by design). A step that changed the structure also reports the ``architecture`` that rebuilds it,
+    which the copy's ``architecture()`` returns from then on. ``model`` is not touched.
+    """
+    final = detached_copy(model)
+    report: dict[str, Any] = {}
+    compressions = {name: callback for name, callback in callbacks.items() if isinstance(callback, Compression)}
+    before = _outputs(final) if compressions else []
+    for name, callback in sorted(compressions.items(), key=lambda item: item[1].phase):
+        module, architecture = callback.finalize(final)
+        assert isinstance(module, Family), f"{type(callback).__name__}.finalize returned a {type(module).__name__}"
+        final = module.eval()
+        report[name] = {"phase": callback.phase.name.lower(), **callback.report(final)}
+        if architecture is not None:
+            final.architecture = partial(dict, architecture)  # type: ignore[method-assign]
+            report[name]["architecture"] = architecture
+        after = _outputs(final)
+        report[name]["max_abs_diff"] = _difference(before, after)
+        before = after
+    return final, report
 
 
 def model_folder(source: str | Path) -> Path:

@@ -1,13 +1,14 @@
 """Running a deliverable: exported files through ONNX Runtime, or the same graphs of a torch model, with one interface.
 
 A keyword matcher is `model.onnx` and, beside it, `enroll.onnx`, which turns typed phones into the tokens the matcher
-takes. Input names decide what is fed, so matchers with other inputs (phones only, tokens only) run through the same code:
+takes. Input names decide what is fed, so matchers with other inputs (phones only, tokens only) run through this code:
 
     audio (1, samples) float32, audio_lengths (1,)      the clip
     phones, words (1, max_phones), phone_count (1,)     the typed text, zero and -1 padded
     tokens, token_count ...                             whatever the enrolment graph returns under that name
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from lightsleeper.phones import PHONES
 Arrays = dict[str, np.ndarray]
 Shape = tuple[int | None, ...]  # None: dynamic
 ENROLL = "enroll"
+SCORERS = {"score": "shipped"}  # output -> scorer
 PADDING = {"phones": 0, "words": -1}
 
 
@@ -117,8 +119,8 @@ class Matcher:
     @property
     def threshold(self) -> float | None:
         """Decision threshold stored with the model; None when it was not calibrated."""
-        text = self.metadata.get("threshold", "")
-        return float(text) if text not in ("", "None") else None
+        value = float(self.metadata.get("threshold", "nan"))
+        return None if math.isnan(value) else value
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """The main graph as it is."""
@@ -166,17 +168,24 @@ class Matcher:
     def score(self, batch: Batch) -> dict[str, Tensor]:
         """Scores (B,) by scorer name, shipped one first, of an evaluation batch; rows one by one, without padding.
 
-        Scorers are the outputs of one float a call (not cuts or vectors), in the graph's order.
+        Scorers are the outputs of one float a call (not cuts or vectors), in the graph's order; the output `score` is
+        called `shipped`, as in `Family.score`.
         """
-        rows: dict[str, list[float]] = {}
+        rows: list[dict[str, float]] = []
         for row, samples in enumerate(batch["audio_lengths"].tolist()):
             phones, words = batch["phones"][row].cpu().numpy(), batch["words"][row].cpu().numpy()
             count = int((phones != PADDING["phones"]).sum())
-            outputs = self.match(batch["audio"][row, :samples].cpu().numpy(), phones[:count], words[:count])
-            for name, value in outputs.items():
-                if value.size == 1 and np.issubdtype(value.dtype, np.floating):
-                    rows.setdefault(name, []).append(float(value.item()))
-        return {name: torch.tensor(values) for name, values in rows.items()}
+            clip = batch["audio"][row, :samples].cpu().numpy()
+            rows.append(self.scores(self.match(clip, phones[:count], words[:count])))
+        return {name: torch.tensor([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+
+    def scores(self, outputs: Arrays) -> dict[str, float]:
+        """The scorers among the outputs of one match; empty for a graph that scores no keyword (an encoder)."""
+        return {
+            SCORERS.get(name, name): float(value.item())
+            for name, value in outputs.items()
+            if value.size == 1 and np.issubdtype(value.dtype, np.floating)
+        }
 
 
 class OnnxModel(Matcher):

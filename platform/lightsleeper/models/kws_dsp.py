@@ -256,6 +256,7 @@ class KeywordDSP(Family):
                     self.curves.update({f"{name or 'test'}/{k}": v for k, v in metric.curves().items()})
                 metric.reset()
 
+    @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Fusion weights by logistic regression, then the threshold at equal error, both on validation pairs."""
         rows, kept = [], []

@@ -186,6 +186,7 @@ class PhonemeCTC(Family):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Threshold at equal error on the validation pairs."""
         metrics = PairMetrics()

@@ -53,8 +53,8 @@ def dsp_partition(
     _check(audio, tokens, audio_lengths, token_lengths, audio_index)
     with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
         sums, offset = prefix_sums(audio, audio_lengths)
-        return _solve(sums, _prepare_tokens(tokens, offset, token_lengths, audio_index), *_rows(
-            audio_lengths, token_lengths, audio_index), audio_index)  # fmt: skip
+        targets = _prepare_tokens(tokens, offset, token_lengths, audio_index)
+        return _solve(sums, targets, *_rows(audio_lengths, token_lengths, audio_index), audio_index)
 
 
 def partition_distance(
@@ -91,6 +91,15 @@ def partition_distance(
                     raise ValueError(f"method={method!r}, expected 'dsp', 'equal' or 'random'")
         z = _measure(sums, targets, cuts, frames, counts, audio_index)
     return z.to(torch.promote_types(audio.dtype, torch.float32)), cuts
+
+
+def margin_loss(z: Tensor, label: Tensor, positive_margin: float = 0.2, negative_margin: float = 7.0) -> Tensor:
+    """Two linear hinges per row, (B,): matches pulled below one margin, others pushed above the other (paper Eq. 2).
+
+    The defaults are the paper's best. A row without a partition (z = +inf) costs nothing.
+    """
+    pull, push = (z - positive_margin).clamp_min(0), (negative_margin - z).clamp_min(0)
+    return torch.where(label > 0, pull, push).masked_fill(z.isinf(), 0)
 
 
 def equal_cuts(audio_lengths: Tensor, token_lengths: Tensor, max_tokens: int) -> Tensor:
@@ -185,6 +194,101 @@ def _solve(sums: Tensor, tokens: Tensor, frames: Tensor, counts: Tensor, audio_i
 def runs_squared(sums: Tensor) -> Tensor:
     """(A, to, from): squared norm of the mean of frames[from:to]; +inf where the run is empty."""
     gram = sums @ sums.mT
-    square = gram.diagonal(dim1=1, dim2=2)
-    unit = gram.mul_(-2).add_(square[:, :, None].clone().div_(-2) if False else 0)
-    return unit
+    square = gram.diagonal(dim1=1, dim2=2).clone()
+    unit = gram.mul_(-2).add_(square[:, :, None]).add_(square[:, None, :])
+    inverse = _inverse_lengths(sums.shape[1], sums)
+    return unit.mul_(inverse.square()).masked_fill_(inverse == 0, torch.inf)
+
+
+def _inverse_lengths(positions: int, like: Tensor) -> Tensor:
+    """(to, from): one over the length of the run, 0 where it is empty."""
+    position = torch.arange(positions, device=like.device, dtype=like.dtype)
+    length = position[:, None] - position[None, :]
+    return torch.where(length > 0, 1 / length.clamp_min(1), 0)
+
+
+def _solve_chunk(
+    unit: Tensor, clips: Tensor | slice, dots: Tensor, square: Tensor, frames: Tensor, counts: Tensor, slack: int
+) -> Tensor:
+    """The dynamic programme over one chunk of rows, then the walk back.
+
+    unit (A, N+1, N+1) of ``runs_squared``, dots (B, N+1, M) prefix sum times token, square (B, M) squared tokens.
+    """
+    rows, positions, most = dots.shape
+    unit = unit[clips]
+    inverse = _inverse_lengths(positions, dots)
+    dots = dots.mT.contiguous().mul_(-2)  # (B, M, N+1): rows of one token are contiguous
+
+    best = []  # best[k] (B, ends): least total of runs 0..k, by the end of run k in k+1 .. k+1+slack
+    for k in range(most):
+        if k >= positions - 1:  # more tokens than frames: no row of this batch gets here
+            break
+        ends = slice(k + 1, min(k + 2 + slack, positions))
+        starts = slice(0, 1) if k == 0 else slice(k, min(k + 1 + slack, positions))
+        dot = dots[:, k]
+        cost = dot[:, ends, None] - dot[:, None, starts]
+        cost.mul_(inverse[ends, starts]).add_(unit[:, ends, starts]).add_(square[:, k, None, None])
+        cost.clamp_min_(0).sqrt_()
+        best.append(cost[:, :, 0] if k == 0 else cost.add_(best[-1][:, None, :]).amin(2))
+
+    # The argmins were not kept: one column of each cost matrix is cheaper to build again than argmin is to run.
+    cuts = frames[:, None].repeat(1, most + 1)
+    row = torch.arange(rows, device=frames.device)
+    for k in range(len(best) - 1, 0, -1):
+        starts = slice(k, min(k + 1 + slack, positions))
+        end = cuts[:, k + 1]
+        dot = dots[:, k]
+        column = (dot.gather(1, end[:, None]) - dot[:, starts]) * inverse[end, starts] + unit[row, end, starts]
+        column = (column + square[:, k, None]).clamp_min_(0).sqrt_().add_(best[k - 1])
+        cuts[:, k] = torch.where(counts > k, column.argmin(1) + k, frames)
+    cuts[:, 0] = 0
+    return cuts.masked_fill_((counts == 0)[:, None], 0)
+
+
+def _measure(
+    sums: Tensor, tokens: Tensor, cuts: Tensor, frames: Tensor, counts: Tensor, audio_index: Tensor | None
+) -> Tensor:
+    """Mean distance (B,) between tokens (B, M, d) and the means of the runs between cuts (B, M+1)."""
+    clips = torch.arange(len(tokens), device=tokens.device) if audio_index is None else audio_index
+    flat = (clips[:, None] * sums.shape[1] + cuts).flatten()
+    at_cuts = sums.flatten(0, 1).index_select(0, flat).unflatten(0, cuts.shape)  # (B, M+1, d)
+    means = at_cuts.diff(dim=1) / cuts.diff(dim=1).clamp_min(1)[:, :, None]
+    # vector_norm, not sqrt(square + epsilon): its gradient at zero is defined as zero and its value is exact.
+    distance = torch.linalg.vector_norm(means - tokens, dim=2)
+    real = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
+    z = distance.masked_fill(~real, 0).sum(1) / counts.clamp_min(1)
+    return torch.where((counts >= 1) & (counts <= frames), z, torch.inf)
+
+
+def _prepare_tokens(tokens: Tensor, offset: Tensor, token_lengths: Tensor, audio_index: Tensor | None) -> Tensor:
+    """Tokens in the working precision, moved with the audio, zero where padded (so that padding may hold anything)."""
+    moved = tokens.to(offset.dtype) - (offset if audio_index is None else offset[audio_index])
+    padded = torch.arange(tokens.shape[1], device=tokens.device) >= token_lengths[:, None]
+    return moved.masked_fill(padded[:, :, None], 0)
+
+
+def _rows(audio_lengths: Tensor, token_lengths: Tensor, audio_index: Tensor | None) -> tuple[Tensor, Tensor]:
+    frames = audio_lengths if audio_index is None else audio_lengths[audio_index]
+    return frames.to(torch.int64), token_lengths.to(torch.int64)
+
+
+def _pad_cuts(cuts: Tensor, audio_lengths: Tensor, token_lengths: Tensor) -> Tensor:
+    """Cuts with the row's end repeated past its tokens, all 0 where there is no partition."""
+    order = torch.arange(cuts.shape[1], device=cuts.device)
+    cuts = torch.where(order >= token_lengths[:, None], audio_lengths[:, None], cuts)
+    solvable = (token_lengths >= 1) & (token_lengths <= audio_lengths)
+    return cuts.to(torch.int64) * solvable[:, None]
+
+
+def _check(
+    audio: Tensor, tokens: Tensor, audio_lengths: Tensor, token_lengths: Tensor, audio_index: Tensor | None
+) -> None:
+    if audio.ndim != 3 or tokens.ndim != 3 or audio.shape[2] != tokens.shape[2]:
+        shapes = f"audio {tuple(audio.shape)} and tokens {tuple(tokens.shape)}"
+        raise ValueError(f"{shapes}: expected (A, N, d) and (B, M, d)")
+    index_rows = len(audio) if audio_index is None else len(audio_index)
+    if len(audio_lengths) != len(audio) or not len(token_lengths) == len(tokens) == index_rows:
+        raise ValueError(
+            f"{len(audio)} clips with {len(audio_lengths)} lengths, {len(tokens)} texts with {len(token_lengths)} "
+            f"lengths and {index_rows} clip indices: expected one length per clip, one length and one clip per text"
+        )

@@ -117,9 +117,7 @@ class EpochBoundary(Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.interrupted = isinstance(exception, KeyboardInterrupt)
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         # The hook runs when the loop has already counted the next epoch as ready; a checkpoint between epochs has not.
         counts = checkpoint["loops"]["fit_loop"]["epoch_progress"]
         if counts["current"]["ready"] == counts["current"]["started"] + 1:

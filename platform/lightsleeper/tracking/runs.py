@@ -96,14 +96,19 @@ def _last(root: Path, recipe: str | None) -> Path:
     raise UserError(f"no last run: there are no runs{f' of {recipe}' if recipe else ''} under {root}.")
 
 
-def finished_with(root: Path, recipe: str, config_hash: str) -> Path | None:
-    """Folder of the newest finished run of ``recipe`` with this hash."""
+def finished_with(root: Path, recipe: str, config_hash: str, stages: set[str]) -> Path | None:
+    """Folder of the newest finished run of ``recipe`` with this hash that went through ``stages``.
+
+    A run whose deliverable was deleted does not count.
+    """
     for path in sorted((root / recipe).glob(f"*/{FILE}"), reverse=True):
         try:
             record = read(path)
         except UserError:
             continue
-        if record.status == "finished" and record.hash == config_hash:
+        done = {name for name, state in record.stages.items() if state == "finished"}
+        kept = "finalize" not in stages or (path.parent / "export" / "model.json").is_file()
+        if record.status == "finished" and record.hash == config_hash and stages <= done and kept:
             return path.parent
     return None
 
@@ -126,6 +131,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
+        except OSError:  # a network disk without locks
+            pass
         yield True
 
 

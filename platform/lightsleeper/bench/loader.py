@@ -1,0 +1,104 @@
+"""What data loading costs in training, measured on a recipe's own model, data and Trainer.
+
+Two figures. ``wait_share``: the time the training loop waits for its next batch, over the whole step. ``slowdown``: how
+much longer a step takes than the same step on batches that lie ready in memory; it also sees worker processes that take
+the cores from the training without ever making it wait.
+"""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.profilers import SimpleProfiler
+from lightsleeper import parsing
+from lightsleeper import recipe as recipes
+from lightsleeper.errors import UserError
+from lightsleeper.stages.plan import plan
+from lightsleeper.tracking.runs import finished_with
+
+WARM_UP = 5  # steps thrown away: workers start, allocators grow
+LOADING = "[_TrainingEpochLoop].train_dataloader_next"
+TRAINING = "run_training_batch"
+
+
+def run(recipe: recipes.Recipe, runs_dir: Path, steps: int = 60) -> dict[str, Any]:
+    """Train ``steps`` steps with the recipe's loader, and again on the same batches from memory.
+
+    Raises UserError when a required step has not been run yet, and for data with too few batches.
+    """
+    first = _parts(recipe, runs_dir)
+    wait_s, train_s = _durations(first, steps)
+    ready = _parts(recipe, runs_dir)
+    ready.data.prepare_data()
+    ready.data.setup("fit")
+    batches = [batch for batch, _ in zip(ready.data.train_dataloader(), range(steps), strict=False)]
+    ready.data.train_dataloader = lambda: batches  # type: ignore[method-assign]
+    ready_wait_s, ready_train_s = _durations(ready, steps)
+    step_s = [wait + train for wait, train in zip(wait_s, train_s, strict=True)]
+    ready_step_s = [wait + train for wait, train in zip(ready_wait_s, ready_train_s, strict=True)]
+    return {
+        "recipe": recipe.name,
+        "steps": len(step_s),
+        "step_ms": _spread(step_s),
+        "wait_ms": _spread(wait_s),
+        "ready_step_ms": _spread(ready_step_s),
+        "wait_share": sum(wait_s) / sum(step_s),
+        "slowdown": sum(step_s) / sum(ready_step_s) - 1.0,
+        "conditions": {
+            "threads": torch.get_num_threads(),
+            "workers": getattr(first.data, "num_workers", None),
+            "batch_size": getattr(first.data, "batch_size", None),
+            "warm_up_steps": WARM_UP,
+            "torch": torch.__version__,
+            "lightning": L.__version__,
+        },
+    }
+
+
+def _parts(recipe: recipes.Recipe, runs_dir: Path) -> parsing.Parts:
+    todo = plan(recipe)
+    folders: dict[str, Path] = {}
+    for name, step in todo.steps.items():
+        found = finished_with(runs_dir, step.recipe.name, step.hash, set(step.config["run"]["stages"]))
+        if found is None:
+            raise UserError(f"requires.{name}: run it first: `lightning run {step.recipe.name}`.")
+        folders[name] = found.absolute()
+    L.seed_everything(todo.config["seed_everything"], workers=True, verbose=False)
+    parts = parsing.build(recipes.substitute(todo.config, folders))
+    if parts.run.threads is not None:
+        torch.set_num_threads(parts.run.threads)
+    return parts
+
+
+def _durations(parts: parsing.Parts, steps: int) -> tuple[list[float], list[float]]:
+    """Seconds of waiting and of training per step, warm-up removed."""
+    profiler = SimpleProfiler()
+    trainer = L.Trainer(
+        **{
+            **parts.trainer_args,
+            "max_steps": steps,
+            "max_epochs": -1,
+            "limit_val_batches": 0,
+            "num_sanity_val_steps": 0,
+            "logger": False,
+            "callbacks": list(parts.callbacks.values()),
+            "profiler": profiler,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+    )
+    trainer.fit(parts.model, datamodule=parts.data)
+    wait_s, train_s = profiler.recorded_durations[LOADING], profiler.recorded_durations[TRAINING]
+    if len(train_s) <= WARM_UP:
+        raise UserError(f"only {len(train_s)} training steps were made: expected more than {WARM_UP}.")
+    # An epoch's end asks for one more batch than there is; such a wait belongs to no step.
+    return wait_s[WARM_UP : len(train_s)], train_s[WARM_UP:]
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """Milliseconds: median, 10th and 90th percentile."""
+    tenths = statistics.quantiles(seconds, n=10) if len(seconds) > 1 else [seconds[0]] * 9
+    return {"median": statistics.median(seconds) * 1e3, "p10": tenths[0] * 1e3, "p90": tenths[8] * 1e3}

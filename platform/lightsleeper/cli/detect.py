@@ -1,0 +1,163 @@
+"""`lightning detect`: does a file, or the microphone, say a typed phrase, and where are its words?"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightsleeper.cli.sources import add_source, locate, open_matcher, positive
+from lightsleeper.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lightsleeper.deploy.detection import Detection, Keyword
+
+HELP = (
+    "Match typed keywords against audio files or the microphone. Prints score and decision per file and keyword, and "
+    "the words' times from the model's partition."
+)
+DEFAULT_SECONDS = 3.0
+MAX_SECONDS = 60.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument("files", nargs="*", metavar="FILE", help="audio files, any sample rate")
+    parser.add_argument(
+        "--keyword",
+        action="append",
+        required=True,
+        metavar="TEXT",
+        help="phrase to look for; may be given several times",
+    )
+    parser.add_argument(
+        "--pronounce",
+        action="append",
+        default=[],
+        metavar="[WORD=]PHONES",
+        help="ARPAbet for a word of the keywords: siri='S IH1 R IY0'",
+    )
+    parser.add_argument("--threshold", type=float, metavar="X", help="score to detect from; default: the model's own")
+    parser.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
+    parser.add_argument("--plot", metavar="OUT.png", help="draw the spectrogram with the partition over it")
+    parser.add_argument(
+        "--microphone",
+        nargs="?",
+        type=float,
+        const=DEFAULT_SECONDS,
+        metavar="SECONDS",
+        help=f"record that many seconds (default {DEFAULT_SECONDS:g}) and match them",
+    )
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads, default 1")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    path = locate(args.source, args.runs_dir)
+    if not args.files and args.microphone is None:
+        raise UserError("nothing to listen to: name audio files, or give --microphone.")
+    if args.microphone is not None and not 0 < args.microphone <= MAX_SECONDS:
+        raise UserError(f"--microphone: expected up to {MAX_SECONDS:g} seconds, got {args.microphone:g}.")
+    if args.threshold is not None and args.threshold != args.threshold:
+        raise UserError("--threshold: expected a number, got nan.")
+    if args.plot:
+        from lightsleeper.deploy.partition_plot import check_path
+
+        check_path(Path(args.plot), (len(args.files) + (args.microphone is not None)) * len(args.keyword))
+    said = pronunciations(args.keyword, args.pronounce)
+    keywords = [keyword(text, said) for text in args.keyword]
+    matcher = open_matcher(path, args.threads)
+    from lightsleeper.data.audio import read_audio, trim_silence
+    from lightsleeper.deploy.detection import detect
+
+    rate = int(float(matcher.metadata.get("sample_rate", 16_000)))
+    clips = {name: read_audio(name, rate) for name in args.files}
+    if args.microphone is not None:
+        clips["microphone"] = record(args.microphone, rate)
+    panels: list[tuple[Detection, np.ndarray]] = []
+    for name, clip in clips.items():
+        start, stop = (0, len(clip)) if args.no_trim else trim_silence(clip, rate)
+        for word in keywords:
+            detection = detect(matcher, clip[start:stop], word, name, start / rate, args.threshold)
+            panels.append((detection, clip))
+    report([detection for detection, _ in panels], args.json)
+    if args.plot:
+        from lightsleeper.deploy.partition_plot import plot
+
+        plot(Path(args.plot), panels, rate)
+        if not args.json:
+            print(f"drawn: {args.plot}")
+    return 0
+
+
+def pronunciations(keywords: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    """Word -> ARPAbet from `WORD=PHONES`, or from `PHONES` alone where the one keyword is one word. Raises UserError."""
+    from lightsleeper.data.lexicon import split_words
+
+    words = [word for text in keywords for word in split_words(text)]
+    found: dict[str, str] = {}
+    for entry in given:
+        name, equals, phones = entry.rpartition("=")
+        if not equals:
+            if len(words) != 1:
+                raise UserError(f"--pronounce '{entry}': which of {', '.join(words)}? Expected {words[0]}='{entry}'.")
+            name = words[0]
+        spelled = split_words(name)
+        if len(spelled) != 1 or spelled[0] not in words:
+            raise UserError(f"--pronounce {entry}: no keyword has the word '{name}'.{did_you_mean(name, words)}")
+        found[spelled[0]] = phones
+    return found
+
+
+def keyword(text: str, said: Mapping[str, str]) -> "Keyword":
+    """A typed keyword with its phones; a pronunciation that was only guessed is told. Raises UserError."""
+    import sys
+
+    import numpy as np
+
+    from lightsleeper.data.lexicon import Lexicon
+    from lightsleeper.deploy.detection import Keyword
+    from lightsleeper.phones import PHONES
+
+    found = Lexicon.default().pronounce(text, said)
+    for number, (word, engine) in enumerate(zip(found.spelling, found.engines, strict=True)):
+        if engine == "neural":
+            phones = " ".join(PHONES[p - 1] for p, w in zip(found.phones, found.words, strict=True) if w == number)
+            print(f"note: guessed the pronunciation {word}='{phones}'; --pronounce sets it.", file=sys.stderr)
+    phones, words = (np.array(values, dtype=np.int64) for values in (found.phones, found.words))
+    return Keyword(text, phones, words, tuple(found.spelling))
+
+
+def record(seconds: float, rate: int) -> "np.ndarray":
+    """Record (S,) from the default input device. Raises UserError without the package or a device."""
+    import sys
+
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
+        raise UserError(
+            f"--microphone needs sounddevice ({error}): pip install -e '.[microphone]', and on Linux libportaudio2."
+        ) from error
+    print(f"recording {seconds:g} s ...", file=sys.stderr, flush=True)
+    try:
+        clip = sounddevice.rec(round(seconds * rate), samplerate=rate, channels=1, dtype="float32", blocking=True)
+    except sounddevice.PortAudioError as error:
+        raise UserError(f"--microphone: cannot record: {error}") from error
+    return clip[:, 0]
+
+
+def report(detections: Sequence["Detection"], as_json: bool) -> None:
+    """One line per detection: decision, score, file, keyword, word times."""
+    if as_json:
+        import json
+
+        print(json.dumps([detection.to_dict() for detection in detections], indent=1))
+        return
+    for found in detections:
+        verdict = {True: "detected", False: "no", None: "no threshold"}[found.detected]
+        limit = "" if found.threshold is None else f" (threshold {found.threshold:.3f})"
+        times = "  ".join(f"{word.text} {word.start_s:.2f}-{word.end_s:.2f}" for word in found.words)
+        print(
+            f'{found.file}: "{found.keyword}" {verdict}, score {found.score:.3f}{limit}{": " if times else ""}{times}'
+        )

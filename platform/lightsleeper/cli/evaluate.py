@@ -1,0 +1,167 @@
+"""`lightning evaluate`: score an old run or an exported file on other data."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightsleeper.cli.sources import add_source, locate, positive, write_json
+from lightsleeper.errors import UserError
+
+if TYPE_CHECKING:
+    import lightning as L
+    from torch import Tensor
+
+    from lightsleeper.models.family import Batch
+
+HELP = (
+    "Score a run or an exported file on other data and print AUC and equal error rate with 95 % intervals, for every "
+    "scorer the model has. A folder needs a manifest.csv (path,text[,speaker]); of a recipe only `data:` is used."
+)
+COLUMNS = ("auc_easy", "auc_hard", "eer_easy", "eer_hard")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="DATA", help="a folder with manifest.csv, or a recipe and overlays"
+    )
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="which part of a recipe's data")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads, default 1")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers, per word count too, to FILE")
+
+
+def main(args: argparse.Namespace) -> int:
+    path = locate(args.source, args.runs_dir)
+    data = data_module(args.data)
+    score = scorer(path, args.threads)
+    sets = evaluation_sets(data, args.split)
+    results = {name: evaluate(score, loader) for name, loader in sets.items()}
+    conditions = describe(path, data, args, results)
+    print_table(results, conditions)
+    if args.json:
+        write_json(Path(args.json), {"conditions": conditions, "sets": results})
+    return 0
+
+
+def data_module(given: list[str]) -> "L.LightningDataModule":
+    """The data a user names: a folder of recordings, or the `data:` section of a recipe with overlays."""
+    from lightsleeper.parsing import find_class
+
+    first = Path(given[0])
+    if first.is_dir() and not (first / "recipe.yaml").is_file():
+        if not (first / "manifest.csv").is_file():
+            raise UserError(f"--data {first}: the folder has no manifest.csv (columns path,text[,speaker]).")
+        if len(given) > 1:
+            raise UserError(f"--data {first}: a folder stands alone, got also {' '.join(given[1:])}.")
+        return find_class("AudioFolder")(folder=str(first), evaluate_only=True)
+    from lightsleeper.recipe import load
+    from lightsleeper.signatures import parser_of
+
+    recipe = load([Path(name) for name in given], [])
+    section = recipe.config.get("data")
+    if not isinstance(section, dict) or "class_path" not in section:
+        raise UserError(f"--data {' '.join(given)}: the recipe names no data class (data: {{class_path: ...}}).")
+    cls = find_class(section["class_path"])
+    parser = parser_of(cls, frozenset())
+    arguments = parser.instantiate(parser.parse_object(section.get("init_args") or {}))
+    return cls(**arguments.as_dict())
+
+
+def scorer(path: Path, threads: int) -> "Callable[[Batch], dict[str, Tensor]]":
+    """The scoring function of an exported file (rows one by one) or of a torch model (whole batches)."""
+    if path.suffix == ".onnx":
+        from lightsleeper.deploy.runtime import OnnxModel
+
+        return OnnxModel(path, threads).score
+    import torch
+
+    from lightsleeper.deploy.finalize import load_model
+
+    torch.set_num_threads(threads)
+    return torch.inference_mode()(load_model(path).score)
+
+
+def evaluation_sets(data: "L.LightningDataModule", split: str) -> dict[str, Any]:
+    """Dataloaders by name: the test sets under their names, or `val`."""
+    data.prepare_data()
+    data.setup("test" if split == "test" else "validate")
+    loaders = data.test_dataloader() if split == "test" else data.val_dataloader()
+    loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
+    names = list(getattr(data, "test_names", None) or [""]) if split == "test" else ["val"]
+    return {name or "test": loader for name, loader in zip(names, loaders, strict=True)}
+
+
+def evaluate(
+    score: "Callable[[Batch], dict[str, Tensor]]", batches: "Iterable[Batch]"
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Measurements as dictionaries by scorer and metric. Raises UserError when there is not one pair."""
+    from lightsleeper.metrics.pairs import PairMetrics
+
+    metrics: dict[str, PairMetrics] = {}
+    for batch in batches:
+        for name, scores in score(batch).items():
+            metrics.setdefault(name, PairMetrics()).update(scores.cpu(), batch)
+    if not metrics:
+        raise UserError(
+            "nothing was scored: the data holds no pair, or the model scores no keyword (an encoder alone)."
+        )
+    return {
+        name: {key: finite(m.to_dict()) for key, m in metric.results(prefix="").items()}
+        for name, metric in metrics.items()
+    }
+
+
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """NaN as None: no JSON reader takes it."""
+    return {key: None if isinstance(value, float) and value != value else value for key, value in values.items()}
+
+
+def describe(path: Path, data: Any, args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+    """The conditions of the numbers: model, data, versions, threads."""
+    from importlib.metadata import version
+
+    onnx = path.suffix == ".onnx"
+    summary = data.summary()
+    return {
+        "model": str(path),
+        "runtime": f"onnxruntime {version('onnxruntime')}" if onnx else f"torch {version('torch')}",
+        "threads": args.threads,
+        "data": " ".join(args.data),
+        "protocol": summary.get("protocol"),
+        "data_hash": summary.get("hash"),
+        "counts": summary.get("counts"),
+    }
+
+
+def print_table(results: dict[str, dict[str, dict[str, dict[str, Any]]]], conditions: dict[str, Any]) -> None:
+    """One row per test set and scorer; values with their 95 % interval."""
+    from rich.console import Console
+    from rich.table import Table
+
+    present = [
+        column
+        for column in COLUMNS
+        if any(row[column]["value"] is not None for rows in results.values() for row in rows.values())
+    ]
+    table = Table("set", "scorer", *present)
+    for name, rows in results.items():
+        for scorer_name, row in rows.items():
+            table.add_row(name, scorer_name, *(shown(row.get(column)) for column in present))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{conditions['model']} on {conditions['data']} (protocol {conditions['protocol']}), "
+        f"{conditions['runtime']}, {conditions['threads']} thread(s); fractions, [95 % interval]",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def shown(measurement: dict[str, Any] | None) -> str:
+    """`0.912 (0.901-0.923)`."""
+    if measurement is None or measurement["value"] is None:
+        return "-"  # one class only: no positives, or no negatives of this kind
+    interval = "" if measurement["low"] is None else f" ({measurement['low']:.3f}-{measurement['high']:.3f})"
+    return f"{measurement['value']:.3f}{interval}"

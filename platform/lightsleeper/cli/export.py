@@ -1,0 +1,45 @@
+"""`lightning export`: write the model of a finished run as ONNX, proved equal to it."""
+
+import argparse
+from pathlib import Path
+
+from lightsleeper.cli.sources import add_source, locate, positive
+
+HELP = (
+    "Export the finalized model of a run again: one ONNX file per graph, checked against the model on random inputs "
+    "before it gets its name. The run and its record stay as they are unless --out is its own export folder."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source(parser, onnx=False)
+    parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="default: onnx")
+    parser.add_argument("--out", metavar="DIR", help="folder to write to; default: ./export-<run id>")
+    parser.add_argument("--parity-inputs", type=positive, default=64, metavar="N", help="inputs compared, default 64")
+    parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    folder = locate(args.source, args.runs_dir)
+    from lightsleeper.deploy.export import check_formats, export
+
+    check_formats(args.formats)
+    from lightsleeper.deploy.finalize import load_model
+
+    run_id = folder.parent.name if folder.name == "export" else folder.name
+    out = Path(args.out or f"export-{run_id}")
+    artifacts = export(load_model(folder), out, args.formats, args.parity_inputs)
+    if args.json:
+        import json
+
+        print(json.dumps(artifacts, indent=1))
+        return 0
+    for artifact in artifacts:
+        parity = artifact["parity"]
+        print(
+            f"{out / artifact['path']}: {artifact['bytes'] / 1000:.1f} kB "
+            f"({artifact['gzip_bytes'] / 1000:.1f} gzipped), "
+            f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs "
+            f"(accepted {parity['tolerance']:g})"
+        )
+    return 0

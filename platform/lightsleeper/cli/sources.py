@@ -1,0 +1,74 @@
+"""RUN|MODEL.onnx arguments: one way to name a model for export, evaluate and detect."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightsleeper.errors import UserError
+
+if TYPE_CHECKING:
+    from lightsleeper.deploy.runtime import Matcher
+
+SOURCE_HELP = "run folder, run id, 'last', folder with model.json, or exported MODEL.onnx"
+
+
+def add_source(parser: argparse.ArgumentParser, onnx: bool = True) -> None:
+    text = SOURCE_HELP if onnx else SOURCE_HELP.partition(", or")[0].replace("'last', folder", "'last', or folder")
+    parser.add_argument("source", metavar="RUN|MODEL.onnx" if onnx else "RUN", help=text)
+    parser.add_argument("--runs-dir", metavar="DIR", help="where runs lie; default $LIGHTSLEEPER_RUNS, else ./runs")
+
+
+def locate(source: str, runs_dir: str | None) -> Path:
+    """The ONNX file or the folder with `model.json` that ``source`` names. Raises UserError."""
+    from lightsleeper.tracking import runs
+
+    path = Path(source)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise UserError(f"{source} does not exist: expected an ONNX file.")
+        return path
+    if path.is_file():
+        raise UserError(f"{source}: expected a run folder, a run id or an .onnx file.")
+    from lightsleeper.deploy.finalize import model_folder
+
+    if (path / "model.json").is_file():
+        return path
+    return model_folder(runs.find(source, runs.runs_root(runs_dir)))
+
+
+def open_matcher(path: Path, threads: int = 1) -> "Matcher":
+    """A matcher from what `locate` found: ONNX through ONNX Runtime, a model folder through torch."""
+    from lightsleeper.deploy.runtime import OnnxModel, TorchModel
+
+    if path.suffix == ".onnx":
+        return OnnxModel(path, threads)
+    import torch
+
+    from lightsleeper.deploy.finalize import load_model
+
+    torch.set_num_threads(threads)
+    return TorchModel(load_model(path))
+
+
+def positive(text: str) -> int:
+    """Argument type: a whole number of at least one."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
+    return value
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a result as JSON, atomically; raises UserError when the place cannot be written."""
+    import json
+
+    from lightsleeper.tracking.record import write_atomic
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}.") from error

@@ -1,0 +1,100 @@
+"""Reading recordings, and finding the speech in them.
+
+Trimming decides results: on crowd-sourced wake words a loose trim cost a phone-level verifier 28 points of AUC.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from lightsleeper.errors import UserError
+
+SAMPLE_RATE = 16_000
+SHORTEST_SECONDS = 0.05  # below this no phone fits
+
+
+class AudioError(UserError):
+    """One recording that cannot be used; ``reason`` says why without naming the file."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"audio file {path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        return AudioError, (self.path, self.reason)  # crosses process borders
+
+
+def read_audio(
+    path: Path | str, sample_rate: int = SAMPLE_RATE, start_s: float = 0.0, end_s: float | None = None
+) -> NDArray[np.float32]:
+    """Samples (n,) of a recording, or of a stretch of it: mono, resampled, in [-1, 1].
+
+    Raises:
+        AudioError: missing, unreadable, empty, shorter than 50 ms, or holding values that are no numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(path, "is a folder" if path.is_dir() else "does not exist")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            first = round(start_s * rate)
+            last = file.frames if end_s is None else min(file.frames, round(end_s * rate))
+            if first >= last and file.frames:
+                raise AudioError(path, f"ends at {file.frames / rate:.2f} s; {start_s:.2f} s to {end_s} s asked for")
+            file.seek(first)
+            samples = file.read(last - first, dtype="float32", always_2d=True)  # (frames, channels)
+    except PermissionError:
+        raise AudioError(path, "cannot be read: permission denied") from None
+    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        detail = str(getattr(error, "error_string", error)).strip().rstrip(".")
+        raise AudioError(path, f"is damaged or no audio file ({detail or type(error).__name__})") from None
+    if not len(samples):
+        raise AudioError(path, "is empty")
+    if len(samples) < last - first:
+        raise AudioError(path, f"is cut off after {len(samples) / rate:.2f} s of {(last - first) / rate:.2f} s")
+    mono = samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise AudioError(path, "holds values that are not finite")
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate)
+    if len(mono) < SHORTEST_SECONDS * sample_rate:
+        raise AudioError(path, f"is only {1000 * len(mono) / sample_rate:.0f} ms long")
+    return np.clip(mono, -1, 1).astype(np.float32)
+
+
+def trim_silence(
+    audio: NDArray[np.floating],
+    sample_rate: int = SAMPLE_RATE,
+    above_noise_db: float = 9.0,
+    below_peak_db: float = 32.0,
+    gap_s: float = 0.30,
+    margin_s: float = 0.04,
+) -> tuple[int, int]:
+    """First and last sample (end exclusive) of the loudest stretch of speech; the whole clip where none stands out.
+
+    Frames count as speech when they are ``above_noise_db`` over the clip's own noise floor and at most
+    ``below_peak_db`` under its loudest speech. Stretches less than ``gap_s`` apart are one; ``margin_s`` is kept on
+    both sides. Pre-emphasis comes first, so that hum and rumble do not count.
+    """
+    hop = sample_rate // 100
+    if len(audio) < 6 * hop:
+        return 0, len(audio)
+    sharp = np.diff(audio.astype(np.float64), prepend=audio[:1]) + 0.05 * audio
+    frames = np.lib.stride_tricks.sliding_window_view(sharp, 2 * hop)[::hop]  # (frames, 20 ms)
+    power = np.convolve((frames**2).mean(axis=1), np.ones(3) / 3, mode="same")  # smoothed over 40 ms
+    level = 10 * np.log10(power + 1e-12)
+    floor, peak = np.percentile(level, 10), level.max()
+    # A clip without pauses has speech as its floor: then the peak alone decides.
+    threshold = max(min(floor + above_noise_db, peak - 18), peak - below_peak_db)
+    speech = np.flatnonzero(level > threshold)
+    if not len(speech):
+        return 0, len(audio)
+    runs = np.split(speech, np.flatnonzero(np.diff(speech) * hop > gap_s * sample_rate) + 1)
+    best = max(runs, key=lambda run: power[run].sum())
+    margin = round(margin_s * sample_rate)
+    return max(0, int(best[0]) * hop - margin), min(len(audio), (int(best[-1]) + 2) * hop + margin)

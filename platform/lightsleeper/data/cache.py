@@ -1,0 +1,53 @@
+"""Where generated data is kept between runs, and how a file gets there whole.
+
+Everything under the cache folder can be deleted at any time: it is keyed by the hash of what made it.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lightsleeper.errors import UserError
+
+
+def cache_folder(*parts: str) -> Path:
+    """``$LIGHTSLEEPER_CACHE`` or ``~/.cache/lightsleeper``, with ``parts`` below it, created when missing."""
+    root = Path(os.environ.get("LIGHTSLEEPER_CACHE") or Path.home() / ".cache" / "lightsleeper")
+    folder = root.expanduser().joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot create the cache folder {folder}: {error.strerror}. Set LIGHTSLEEPER_CACHE to a writable folder."
+        ) from None
+    return folder
+
+
+def content_hash(content: Any, length: int = 16) -> str:
+    """Hex digest of a JSON-able value; equal content gives an equal hash on every machine."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its place when the block ends without an exception.
+
+    A killed process leaves at most a ``.tmp`` file; a reader never sees half a file.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from None
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()

@@ -1,0 +1,110 @@
+"""One clip against typed keywords: score, decision, and where each word lies, read off the matcher's partition."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lightsleeper.deploy.runtime import Matcher
+from lightsleeper.errors import UserError
+
+IMPOSSIBLE = -1e3  # more tokens than frames: matchers answer about -1e4, and their cuts mean nothing then
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """A typed text with its pronunciation."""
+
+    text: str
+    phones: np.ndarray
+    """Phone ids (P,), 1 to 39."""
+    words: np.ndarray
+    """Word number of each phone (P,), from 0."""
+    spelling: tuple[str, ...]
+    """The words."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the keyword and the stretch of the file that matched it best."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a matcher says about one clip and one keyword."""
+
+    file: str
+    keyword: str
+    score: float
+    threshold: float | None
+    detected: bool | None
+    """None: no threshold is known."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """All scorers, the shipped one first."""
+    words: list[Word] = field(default_factory=list)
+    """Empty where the model has no partition, or the clip is too short for the keyword."""
+    duration_s: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def detect(
+    matcher: Matcher,
+    audio: np.ndarray,
+    keyword: Keyword,
+    file: str = "",
+    start_s: float = 0.0,
+    threshold: float | None = None,
+) -> Detection:
+    """Match ``audio`` (S,) at the model's rate. ``start_s``: where it begins in its file; times count from there.
+
+    ``threshold`` None: the one stored with the model. Raises UserError when the keyword is too long for the model, or the
+    model is an encoder alone.
+    """
+    outputs = matcher.match(audio, keyword.phones, keyword.words)
+    scores = matcher.scores(outputs)
+    if not scores:
+        raise UserError(f"this model scores no keyword: its outputs are {', '.join(matcher.outputs)}.")
+    score = next(iter(scores.values()))
+    threshold = matcher.threshold if threshold is None else threshold
+    rate = float(matcher.metadata.get("sample_rate", 16_000))
+    return Detection(
+        file=file,
+        keyword=keyword.text,
+        score=score,
+        threshold=threshold,
+        detected=None if threshold is None else score >= threshold,
+        scores=scores,
+        words=word_times(outputs, keyword, matcher.metadata, start_s) if score > IMPOSSIBLE else [],
+        duration_s=len(audio) / rate,
+    )
+
+
+def word_times(
+    outputs: Mapping[str, np.ndarray], keyword: Keyword, metadata: Mapping[str, str], start_s: float = 0.0
+) -> list[Word]:
+    """Word times from the output ``cuts`` (1, max_tokens + 1), in encoder frames of ``frame_ms`` of the metadata.
+
+    Tokens are words or phones, as the metadata's ``token`` says; a word of phone tokens spans its phones' runs.
+    """
+    if "cuts" not in outputs:
+        return []
+    names = keyword.spelling
+    owner = keyword.words if metadata.get("token") == "phone" else np.arange(len(names))  # word of each token
+    cuts = outputs["cuts"][0].astype(int)
+    if len(owner) >= len(cuts) or (np.diff(cuts[: len(owner) + 1]) <= 0).any():
+        return []
+    frame_s = float(metadata.get("frame_ms", 40.0)) / 1000
+    times = []
+    for number, name in enumerate(names):
+        tokens = np.flatnonzero(owner == number)
+        if not len(tokens):
+            return []
+        times.append(Word(name, start_s + cuts[tokens[0]] * frame_s, start_s + cuts[tokens[-1] + 1] * frame_s))
+    return times

@@ -1,0 +1,315 @@
+"""One run: check, the steps it requires, fit, finalize, test, export, benchmark, record.
+
+A run may be killed at any moment. What is on disk then (the record, `last.ckpt`, the files of finished stages) is
+enough for `--resume` to end with the same weights and numbers: a stage either counts as finished in the record, or is
+done again from the files of the stage before. Only the fit continues in its middle, at the last epoch boundary.
+"""
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+
+from lightsleeper import parsing
+from lightsleeper import recipe as recipes
+from lightsleeper.errors import UserError
+from lightsleeper.parsing import Parts
+from lightsleeper.stages import deliver, ranks
+from lightsleeper.stages.checkpoints import seed_everything
+from lightsleeper.stages.console import FILE as LOG
+from lightsleeper.stages.console import Log, stoppable
+from lightsleeper.stages.fit import fit
+from lightsleeper.stages.plan import Plan, changed_keys, check, plan
+from lightsleeper.tracking import weights_and_biases
+from lightsleeper.tracking.environment import code_state, environment
+from lightsleeper.tracking.page import next_steps, page, resume_line
+from lightsleeper.tracking.record import FILE as RECORD
+from lightsleeper.tracking.record import Record, RecordFile, knobs, read, status_of, timestamp, write_atomic
+from lightsleeper.tracking.runs import LOCK, find, finished_with, locked, new_folder
+
+RECIPE = "recipe.yaml"
+LOCKS = ".locks"
+
+
+def run(recipe: recipes.Recipe | None, runs_dir: Path, resume: str | Path | None = None) -> Path:
+    """Go through every stage of ``recipe``, or of what is left of the run ``resume``; returns the run folder.
+
+    ``resume`` is an id, its start, a folder or `last`; ``recipe`` may then be None. Raises UserError for whatever a
+    user can mend, KeyboardInterrupt (also on SIGTERM) after the run was left resumable.
+    """
+    runs_dir = Path(runs_dir)
+    if resume is None:
+        assert recipe is not None
+        todo = plan(recipe)
+        if ranks.is_follower():
+            return _follow(todo, runs_dir)
+        check(todo, runs_dir)
+        folder = _create(todo, runs_dir)
+    else:
+        folder = find(resume, runs_dir, recipe.name if recipe else None)
+        todo = plan(recipe or recipes.load([folder / RECIPE]))
+        if ranks.is_follower():
+            return _follow(todo, runs_dir, folder)
+        check(todo, runs_dir)
+        _check_resume(todo, folder)
+    _execute(todo, folder, runs_dir)
+    return folder
+
+
+def _create(todo: Plan, runs_dir: Path, parent: str | None = None) -> Path:
+    """A new folder with its resolved recipe and first record."""
+    folder = new_folder(runs_dir, todo.recipe.name)
+    record = Record(
+        run_id=folder.name,
+        recipe=todo.recipe.name,
+        family=str(todo.config["model"]["class_path"]).rpartition(".")[2],
+        seed=todo.config["seed_everything"],
+        group=todo.group,
+        hash=todo.hash,
+        config=todo.config,
+        knobs=knobs({name: todo.config[name] for name in ("model", "data", "callbacks", "trainer", "seed_everything")}),
+        started=timestamp(),
+        parent=parent,
+        # A W&B sweep agent has chosen the id already; it means the run itself, not the steps it requires.
+        tracking={"id": (os.environ.get("WANDB_RUN_ID") if parent is None else None) or secrets.token_hex(8)},
+    )
+    write_atomic(folder / RECIPE, recipes.dump(todo.saved()))
+    write_atomic(folder / RECORD, record.to_json())
+    return folder
+
+
+def _check_resume(todo: Plan, folder: Path) -> None:
+    record = read(folder)
+    status = status_of(record)
+    if status == "finished":
+        raise UserError(f"run {folder.name} is finished: `lightning show {folder.name}`. Nothing to resume.")
+    if status == "running" and record.process is not None:
+        where = f"process {record.process['pid']} on {record.process['host']}"
+        raise UserError(f"run {folder.name} is still running ({where}).")
+    if record.recipe != todo.recipe.name:
+        raise UserError(f"run {folder.name} is a run of {record.recipe}, not of {todo.recipe.name}.")
+    skipped = ("tracking", "requires")  # where it is tracked may change; steps are compared by what they resolve to
+    old = {key: value for key, value in record.config.items() if key not in skipped}
+    changed = changed_keys(old, {key: value for key, value in todo.config.items() if key not in skipped})
+    changed += [
+        f"requires.{name}"
+        for name, step in todo.steps.items()
+        if record.lineage.get(name, {}).get("hash", step.hash) != step.hash
+    ]
+    if changed:
+        names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+        raise UserError(f"run {folder.name} cannot be resumed with a changed recipe: {names}. Start a new run.")
+
+
+def _execute(todo: Plan, folder: Path, runs_dir: Path) -> None:
+    """All stages that the record does not name as finished; leaves a truthful record however it ends."""
+    with ExitStack() as stack:
+        if not stack.enter_context(locked(folder / LOCK)):
+            raise UserError(f"run {folder.name} is in use by another process.")
+        stack.enter_context(stoppable())
+        log = stack.enter_context(Log(folder / LOG))
+        file = stack.enter_context(RecordFile(folder, read(folder)))
+        execution = _Execution(todo, folder, runs_dir, file, log)
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        try:
+            execution.everything()
+        except KeyboardInterrupt:
+            execution.end("interrupted", "stopped by a signal", 130)
+            if execution.file.record.parent is None:
+                log.say(f"interrupted; the last finished epoch is kept. {resume_line(folder)}")
+            raise
+        except BaseException as error:
+            log.failure(error)
+            told = _told(error, folder)
+            execution.end("failed", " ".join(str(told).split()) or type(error).__name__, 1)
+            if told is error:
+                raise
+            raise told from error
+
+
+def _told(error: BaseException, folder: Path) -> BaseException:
+    """The error as the user should see it: a full disk is named, however deep it was met."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return UserError(
+                f"the disk of {cause.filename or folder} is full. Make space, then continue. {resume_line(folder)}"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+class _Execution:
+    """The stages of one run in one process."""
+
+    def __init__(self, todo: Plan, folder: Path, runs_dir: Path, file: RecordFile, log: Log) -> None:
+        self.todo, self.folder, self.runs_dir, self.file, self.log = todo, folder, runs_dir, file, log
+        self.steps: dict[str, Path] = {}
+        self.tracker: weights_and_biases.Tracker = weights_and_biases.Untracked()
+        self.data: L.LightningDataModule | None = None
+
+    def everything(self) -> None:
+        self.log.say(f"run {self.folder}")
+        with self.file.change() as record:
+            record.code = code_state()
+            record.config = self.todo.config  # a resume may track elsewhere
+        if self.todo.steps:
+            self.stage("requires", self.require, again=True)
+        parts = self.build()
+        if parts.run.threads is not None:
+            torch.set_num_threads(parts.run.threads)
+        with self.file.change() as record:
+            record.environment = environment(torch.get_num_threads(), _accelerator(parts))
+        self.tracker = weights_and_biases.start(parts.tracking, self.folder, self.file.record)
+        if self.tracker.note:
+            self.log.say(self.tracker.note)
+        with self.file.change() as record:
+            record.tracking = self.tracker.state
+        stages: dict[str, Callable[[], dict[str, Any]]] = {
+            "fit": lambda: self.fit(parts),
+            "finalize": lambda: deliver.finalize(self.rebuilt(), self.folder, self.file.record),
+            "test": lambda: deliver.test(self.rebuilt(), self.folder, self.log),
+            "export": lambda: deliver.export(self.rebuilt(), self.folder),
+            "benchmark": lambda: deliver.benchmark(parts, self.folder, self.file.record),
+        }
+        self.data = parts.data
+        for index, name in enumerate(stages):
+            if name in parts.run.stages:
+                self.stage(name, stages[name], seed=(parts.seed, index))
+        self.end("finished", None, 0)
+
+    def stage(
+        self, name: str, action: Callable[[], dict[str, Any]], seed: tuple[int, ...] = (), again: bool = False
+    ) -> None:
+        """Run one stage and keep what it returns in the record, unless the record has it as finished."""
+        if self.file.record.stages.get(name) == "finished" and not again:
+            self.log.say(f"{name}: done before")
+            return
+        with self.file.change() as record:
+            record.stages[name] = "running"
+        if seed:
+            seed_everything(*seed)
+        began = time.monotonic()
+        try:
+            found = action()
+        finally:
+            seconds = time.monotonic() - began
+            self.file.record.seconds[name] = self.file.record.seconds.get(name, 0.0) + seconds
+        with self.file.change() as record:
+            for key, value in found.items():
+                setattr(record, key, value)
+            record.stages[name] = "finished"
+        self.log.say(f"{name}: done in {seconds:.1f} s")
+
+    def build(self) -> Parts:
+        """Every object of the recipe, drawn from the same random numbers each time."""
+        L.seed_everything(self.todo.config["seed_everything"], workers=True, verbose=False)
+        return parsing.build(recipes.substitute(self.todo.config, self.steps))
+
+    def rebuilt(self) -> Parts:
+        """Fresh objects beside the data that is loaded already: nothing of a fit in this process shows in a later
+        stage, which a resumed process could not have."""
+        parts = self.build()
+        return replace(parts, data=self.data or parts.data)
+
+    # --- stages ---
+
+    def require(self) -> dict[str, Any]:
+        for name, step in self.todo.steps.items():
+            self.steps[name] = self.step(name, step).absolute()
+        return {}
+
+    def step(self, name: str, todo: Plan) -> Path:
+        """The folder of a finished run of a required recipe: one that is there, one left unfinished, or a new one."""
+        with ExitStack() as stack:
+            path = self.runs_dir / LOCKS / todo.hash
+            if not stack.enter_context(locked(path)):
+                self.log.say(f"{name}: waiting for another process that runs {todo.recipe.name}")
+                stack.enter_context(locked(path, wait=True))
+            stages = set(todo.config["run"]["stages"])
+            folder = finished_with(self.runs_dir, todo.recipe.name, todo.hash, stages)
+            if folder is not None:
+                self.log.say(f"{name}: using the finished {folder}")
+                self.descend(name, todo, folder)
+                return folder
+            folder = self.unfinished(name, todo)
+            if folder is None:
+                folder = _create(todo, self.runs_dir, parent=self.folder.name)
+            self.log.say(f"{name}: running {todo.recipe.name} first, in {folder}")
+            self.descend(name, todo, folder)
+            _execute(todo, folder, self.runs_dir)
+            return folder
+
+    def unfinished(self, name: str, todo: Plan) -> Path | None:
+        """The step that an earlier process of this run has begun."""
+        begun = self.file.record.lineage.get(name, {})
+        folder = self.runs_dir / todo.recipe.name / str(begun.get("run_id"))
+        with suppress(UserError):
+            if begun.get("hash") == todo.hash and status_of(read(folder)) not in ("running", "finished"):
+                return folder
+        return None
+
+    def descend(self, name: str, todo: Plan, folder: Path) -> None:
+        with self.file.change() as record:
+            record.lineage[name] = {"recipe": todo.recipe.name, "run_id": folder.name, "hash": todo.hash}
+
+    def fit(self, parts: Parts) -> dict[str, Any]:
+        with ranks.leading(self.todo.hash, self.folder):
+            fit(parts, self.folder, self.log, self.tracker.loggers, self.data_ready)
+        return {}
+
+    def data_ready(self, data: Any) -> None:
+        with self.file.change() as record:
+            record.data = data.summary() if callable(getattr(data, "summary", None)) else {}
+        self.tracker.log_inputs(self.file.record, self.steps)
+
+    def end(self, status: Any, error: str | None, exit_code: int) -> None:
+        """Close record and tracker; a disk too full for that must not hide why the run ended."""
+        try:
+            with self.file.change() as record:
+                record.status, record.error, record.finished = status, error, timestamp()
+        except OSError:
+            if status == "finished":
+                raise
+        lines = self.tracker.finish(self.file.record, self.folder, exit_code)
+        if status == "finished":
+            for table in page(self.file.record, self.folder):
+                self.log.say(table)
+            for line in [*lines, *next_steps(self.file.record, self.folder)]:
+                self.log.say(line)
+
+
+def _accelerator(parts: Parts) -> str:
+    device = deliver.root_device(parts)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _follow(todo: Plan, runs_dir: Path, folder: Path | None = None) -> Path:
+    """Train along as a rank above 0, in the run that rank 0 leads."""
+    config_hash, folder = ranks.followed() or (todo.hash, folder or runs_dir)
+    candidates = [todo]
+    while candidates and candidates[0].hash != config_hash:
+        candidates = [*candidates[1:], *candidates[0].steps.values()]
+    if not candidates:
+        raise UserError(f"{todo.recipe.name}: rank 0 runs another recipe.")
+    todo = candidates[0]
+    steps: dict[str, Path] = {}
+    for name, step in todo.steps.items():
+        found = finished_with(runs_dir, step.recipe.name, step.hash, set(step.config["run"]["stages"]))
+        if found is None:
+            raise UserError(f"requires.{name}: run {step.recipe.name} once, in one process, before several.")
+        steps[name] = found.absolute()
+    L.seed_everything(todo.config["seed_everything"], workers=True, verbose=False)
+    parts = parsing.build(recipes.substitute(todo.config, steps))
+    with Log(Path(os.devnull), Console(quiet=True)) as log, stoppable():
+        fit(parts, folder, log, follower=True)
+    return folder

@@ -1,0 +1,144 @@
+"""What follows the fit: finalize, test, export, benchmark. Each stage starts from files of the one before.
+
+A stage therefore gives the same result whether or not the process was killed and resumed in between.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.callbacks import RichProgressBar
+from lightsleeper_callbacks.base import Compression
+
+from lightsleeper.deploy import benchmark as benchmarks
+from lightsleeper.deploy import export as exports
+from lightsleeper.deploy import finalize as deliverables
+from lightsleeper.deploy import parity
+from lightsleeper.deploy.runtime import OnnxModel
+from lightsleeper.errors import UserError
+from lightsleeper.metrics.measurement import Measurement
+from lightsleeper.parsing import Parts
+from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
+from lightsleeper.stages.console import Log
+from lightsleeper.stages.fit import CHECKPOINTS, ordered
+from lightsleeper.tracking.record import Record
+
+EXPORT = "export"
+SCORED_ROWS = 32  # test rows scored with the exported file too, one by one: a second or two
+Fields = dict[str, Any]  # of the run record
+
+# Of the recipe's trainer settings, those that say where to compute; the others are about training.
+PLACE = ("accelerator", "precision", "limit_test_batches", "deterministic", "benchmark", "inference_mode")
+
+
+def restore(parts: Parts, folder: Path) -> L.LightningModule:
+    """The freshly built model with the best checkpoint's weights, prepared by its compression callbacks.
+
+    Without `run.monitor` the last epoch is the best; without a fit the model is taken as it was built.
+    """
+    model = parts.model
+    checkpoints = folder / CHECKPOINTS
+    path = next((checkpoints / name for name in (BEST, LAST) if (checkpoints / name).exists()), None)
+    if path is None:
+        return model
+    checkpoint = load_checkpoint(path)
+    for callback in ordered(parts.callbacks):
+        if isinstance(callback, Compression):
+            callback.prepare_once(model)
+            if state := checkpoint.get("callbacks", {}).get(callback.state_key):
+                callback.load_state_dict(state)
+    model.configure_model()
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
+    return model
+
+
+def finalize(parts: Parts, folder: Path, record: Record) -> Fields:
+    """Bake the compression in, calibrate on validation data, save `export/model.*`."""
+    trained = restore(parts, folder)
+    model, report = deliverables.finalize(trained.eval(), parts.callbacks)
+    device = root_device(parts)
+    with torch.no_grad():
+        threshold = model.to(device).calibrate(_batches(parts.data, device))
+    model.to("cpu")
+    meta = {"recipe": record.recipe, "run_id": record.run_id, "threshold": threshold}
+    deliverables.save_model(model, folder / EXPORT, meta)
+    return {"compression": report, "threshold": threshold, "context": model.context()}
+
+
+def test(parts: Parts, folder: Path, log: Log) -> Fields:
+    """Measure the finalized model as it was saved, or the best checkpoint where nothing was finalized."""
+    finalized = "finalize" in parts.run.stages
+    model = deliverables.load_model(folder / EXPORT) if finalized else restore(parts, folder)
+    trainer = L.Trainer(
+        **{name: value for name, value in parts.trainer_args.items() if name in PLACE},
+        devices=1,  # a distributed sampler would repeat rows to fill its last batch
+        logger=False,
+        callbacks=[RichProgressBar(leave=False)] if log.console.is_terminal else None,
+        enable_progress_bar=log.console.is_terminal,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    trainer.test(model, datamodule=parts.data, verbose=False)
+    plain = {name: Measurement(float(value)) for name, value in trainer.callback_metrics.items()}
+    measured = {**plain, **getattr(model, "measured", {})}
+    return {
+        "metrics": {name: value.to_dict() for name, value in measured.items()},
+        "curves": getattr(model, "curves", {}),
+        "headline": [name for name in getattr(model, "headline", ()) if name in measured],
+    }
+
+
+def export(parts: Parts, folder: Path) -> Fields:
+    """Write the files of `run.formats`, prove them on random inputs, score some test rows with the first one."""
+    model = deliverables.load_model(folder / EXPORT)
+    artifacts = exports.export(model, folder / EXPORT, parts.run.formats, parts.run.parity_inputs)
+    for artifact in artifacts:
+        artifact["path"] = f"{EXPORT}/{artifact['path']}"
+    if artifacts and (compared := _compare_scores(model, parts, folder / artifacts[0]["path"])):
+        artifacts[0]["parity"]["test_rows"] = compared
+    return {"artifacts": artifacts}
+
+
+def benchmark(parts: Parts, folder: Path, record: Record) -> Fields:
+    """Time the exported files; weigh the model."""
+    model = deliverables.load_model(folder / EXPORT)
+    artifacts, size = benchmarks.benchmark(model, folder / EXPORT, record.artifacts, parts.run.benchmark_threads)
+    return {"artifacts": artifacts, "size": size}
+
+
+def root_device(parts: Parts) -> torch.device:
+    """The device of the recipe's accelerator."""
+    accelerator = parts.trainer_args.get("accelerator") or "auto"
+    return L.Fabric(accelerator=accelerator, devices=1).device
+
+
+def _compare_scores(model: Any, parts: Parts, path: Path) -> dict[str, Any] | None:
+    """Largest difference of scores between model and exported file on the first test batch; None for other data."""
+    parts.data.prepare_data()
+    parts.data.setup("test")
+    batch = next(iter(_first(parts.data.test_dataloader())), None)
+    if not isinstance(batch, dict) or not {"audio", "audio_lengths", "phones", "words"} <= batch.keys():
+        return None
+    rows = {key: value[:SCORED_ROWS] for key, value in batch.items()}
+    with torch.inference_mode():
+        return parity.compare_scores(model.score, OnnxModel(path).score, [rows])
+
+
+def _first(loaders: Any) -> Any:
+    return loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+
+
+def _batches(data: L.LightningDataModule, device: torch.device) -> Iterator[Any]:
+    data.prepare_data()
+    data.setup("validate")
+    loaders = data.val_dataloader()
+    for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+        if not isinstance(loader, Iterable):
+            raise UserError(f"{type(data).__name__}.val_dataloader() gives {type(loader).__name__}, no data loader.")
+        for batch in loader:
+            yield move_data_to_device(batch, device)

@@ -1,0 +1,109 @@
+"""The fit stage: Lightning's Trainer with our checkpoints, metrics file and epoch lines, and nothing per step."""
+
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import Logger
+from lightsleeper_callbacks.base import Compression, by_phase
+
+from lightsleeper.parsing import Parts
+from lightsleeper.stages.checkpoints import (
+    LAST,
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    EpochBoundary,
+    is_complete,
+    load_checkpoint,
+)
+from lightsleeper.stages.console import EpochLines, Log
+from lightsleeper.stages.metrics_file import FILE as METRICS
+from lightsleeper.stages.metrics_file import MetricsFile
+
+CHECKPOINTS = "checkpoints"
+
+
+class DataReady(Callback):
+    """Calls ``action`` with the data module once it is set up, before the first batch."""
+
+    def __init__(self, action: Callable[[Any], None]) -> None:
+        self._action = action
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._action(trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def fit(
+    parts: Parts,
+    folder: Path,
+    log: Log,
+    loggers: Sequence[Logger] = (),
+    data_ready: Callable[[Any], None] | None = None,
+    follower: bool = False,
+) -> None:
+    """Train ``parts.model``, from `last.ckpt` on where there is one.
+
+    ``follower``: as a rank above 0, which writes nothing. Raises KeyboardInterrupt when stopped by the user, after the
+    last finished epoch was kept.
+    """
+    checkpoints = folder / CHECKPOINTS
+    last = checkpoints / LAST
+    step = 0
+    if last.exists():
+        state = load_checkpoint(last)
+        step = state["global_step"]
+        if is_complete(state):
+            log.say(f"fit: complete at step {step}")
+            return
+        log.say(f"fit: continuing after epoch {state['epoch']} at step {step}")
+        del state
+    boundary = EpochBoundary(checkpoints, parts.seed)
+    trainer = L.Trainer(
+        **{
+            **parts.trainer_args,
+            "logger": False if follower else [MetricsFile(folder / METRICS, step), *loggers],
+            "callbacks": [boundary, *([DataReady(data_ready)] if data_ready else []), *_callbacks(parts, folder, log)],
+            "plugins": _plugins(parts.trainer_args.get("plugins")),
+            "default_root_dir": folder,
+            "enable_checkpointing": parts.run.monitor is not None,
+            "enable_progress_bar": log.console.is_terminal,
+            "enable_model_summary": False,  # the table at the end has the size
+        }
+    )
+    restore = str(last) if last.exists() else None
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(parts.model, datamodule=parts.data, ckpt_path=restore, weights_only=True if restore else None)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has told the process to ignore a second one
+        if not boundary.interrupted:
+            raise
+        raise KeyboardInterrupt from error
+    finally:
+        if boundary.interrupted:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _callbacks(parts: Parts, folder: Path, log: Log) -> list[Callback]:
+    headline = tuple(name for name in (parts.run.monitor, "val/loss", "train/loss") if name)
+    callbacks: list[Callback] = [*ordered(parts.callbacks), EpochLines(log, headline)]
+    if log.console.is_terminal:
+        callbacks.append(RichProgressBar(leave=False))
+    if parts.run.monitor is not None:
+        callbacks.append(BestCheckpoint(folder / CHECKPOINTS, parts.run.monitor, parts.run.mode))
+    return callbacks
+
+
+def ordered(named: dict[str, Callback]) -> list[Callback]:
+    """A recipe's callbacks in the order of their phases; compression callbacks learn their names."""
+    for name, callback in named.items():
+        if isinstance(callback, Compression):
+            callback.name = name
+    return by_phase(named.values())
+
+
+def _plugins(given: Any) -> list[Any]:
+    plugins = list(given) if isinstance(given, (list, tuple)) else [] if given is None else [given]
+    return [*plugins, AtomicCheckpointIO()]

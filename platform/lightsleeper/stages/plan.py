@@ -1,0 +1,153 @@
+"""The check stage: everything that can be refused before any data is touched and any folder is made."""
+
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightsleeper import parsing
+from lightsleeper import recipe as recipes
+from lightsleeper.config import RunConfig, TrackingConfig
+from lightsleeper.errors import UserError
+from lightsleeper.models.family import Family
+from lightsleeper.tracking import weights_and_biases
+
+FREE_BYTES = 300 * 10**6
+"""Least free space: the embedded corpus, a few checkpoints and the exported files take about a third of it."""
+
+FORMAT_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+
+
+@dataclass
+class Plan:
+    """A resolved recipe and those it requires."""
+
+    recipe: recipes.Recipe
+    config: recipes.Config
+    """Resolved; `${requires.<name>}` is still in it, so that it holds no path of this machine."""
+    steps: dict[str, "Plan"] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> recipes.Config:
+        """What decides the weights that ship: a required step counts by its own hash."""
+        chosen = {key: self.config["run"][key] for key in ("monitor", "mode")}
+        return {**self.config, "best": chosen, "requires": {name: step.hash for name, step in self.steps.items()}}
+
+    @property
+    def hash(self) -> str:
+        return recipes.config_hash(self.identity)
+
+    @property
+    def group(self) -> str:
+        return recipes.group_hash(self.identity)
+
+    def saved(self) -> recipes.Config:
+        """The config for `recipe.yaml`: runs again to the same numbers, from any folder, whatever the files become."""
+        shipped = recipes.shipped()
+        requires = {}
+        for name, step in self.steps.items():
+            file = step.recipe.files[0]
+            known = step.recipe.name in shipped and shipped[step.recipe.name].resolve() == file.resolve()
+            requires[name] = {"recipe": step.recipe.name if known else str(file.resolve()), "set": step.saved()}
+        return {**self.config, "requires": requires}
+
+
+def plan(recipe: recipes.Recipe) -> Plan:
+    """Resolve a recipe and, depth first, those it requires; every constructor has a try. Raises UserError."""
+    steps = {name: plan(step) for name, step in recipes.required(recipe).items()}
+    return Plan(recipe, parsing.check(recipe), steps)
+
+
+def check(todo: Plan, runs_dir: Path) -> None:
+    """Refuse what cannot end well: raises UserError."""
+    for step in todo.steps.values():
+        check(step, runs_dir)
+    settings = RunConfig(**todo.config["run"])
+    if "export" in settings.stages and "finalize" not in settings.stages:
+        raise UserError("run.stages: export needs finalize, whose model it writes.")
+    if "benchmark" in settings.stages and "export" not in settings.stages:
+        raise UserError("run.stages: benchmark needs export, whose files it times.")
+    if "export" in settings.stages:
+        for file_format in settings.formats:
+            need_packages(FORMAT_PACKAGES[file_format], f"run.formats: {file_format}")
+    check_model(parsing.find_class(todo.config["model"]["class_path"]), settings)
+    check_trainer(todo.config["trainer"])
+    weights_and_biases.wanted_mode(TrackingConfig(**todo.config["tracking"]))
+    need_writable(runs_dir)
+    need_space(runs_dir)
+    need_space(Path(os.environ.get("LIGHTSLEEPER_CACHE") or Path.home() / ".cache" / "lightsleeper"))
+
+
+def check_model(family: type, settings: RunConfig) -> None:
+    """Refuse a model class that cannot go through the stages asked for; raises UserError."""
+    for stage, method in (("finalize", "architecture"), ("export", "export_spec")):
+        if stage in settings.stages and getattr(family, method, None) in (None, getattr(Family, method)):
+            raise UserError(
+                f"run.stages: {stage} needs {family.__name__}.{method}(), which it does not define"
+                f" (see lightsleeper.models.family.Family); without {stage} it can run."
+            )
+
+
+def check_trainer(settings: Mapping[str, Any]) -> None:
+    """Refuse what the Trainer refuses, such as a GPU that is not there; raises UserError."""
+    plain = {name: value for name, value in settings.items() if not isinstance(value, (dict, list))}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the fit says it again, into log.txt
+            L.Trainer(**{**plain, **quiet})
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def need_packages(packages: tuple[str, ...], who: str) -> None:
+    """Raise UserError naming the packages that are not installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{who} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+
+
+def need_writable(folder: Path) -> None:
+    """Create ``folder`` and prove that a file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"runs folder {folder} cannot be written: {reason}. --runs-dir names another.") from error
+
+
+def need_space(folder: Path, need: int = FREE_BYTES) -> None:
+    """Raise UserError when the disk of ``folder`` (which need not exist) has less than ``need`` bytes left."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < need:
+        raise UserError(f"{folder}: {free / 1e6:.0f} MB free on its disk, {need / 1e6:.0f} MB needed.")
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, without `init_args`."""
+    found: list[str] = []
+    for key in dict.fromkeys([*old, *new]):
+        name = prefix if key == "init_args" else f"{prefix}.{key}".lstrip(".")
+        first, second = old.get(key), new.get(key)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            found += changed_keys(first, second, name)
+        elif first != second:
+            found.append(name)
+    return found

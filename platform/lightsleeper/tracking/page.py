@@ -1,0 +1,161 @@
+"""One run on one page, from its record: what `lightning run` ends with and `lightning show` prints."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from lightsleeper.tracking.record import Measured, Record, status_of
+from lightsleeper.tracking.runs import runs_root
+
+METRICS_SHOWN = 12  # about half a screen; `show --all` has the rest
+
+
+def page(record: Record, folder: Path, everything: bool = False) -> list[RenderableType]:
+    """Status, quality (headline first), size, latency and where things lie, as one table."""
+    title = escape(f"{record.recipe} {record.run_id}")
+    table = Table(box=box.SIMPLE, title=title, title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for rows in _sections(record, folder, everything):
+        for name, value in rows:
+            table.add_row(escape(name), escape(value))
+        if rows:
+            table.add_section()
+    return [table]
+
+
+def _sections(record: Record, folder: Path, everything: bool) -> list[list[tuple[str, str]]]:
+    status = [("status", status_of(record))]
+    if record.error:
+        status.append(("error", record.error))
+    status += [("started", record.started), ("model", record.family), ("seed", str(record.seed))]
+    status += [(f"requires {name}", f"{step['recipe']} {step['run_id']}") for name, step in record.lineage.items()]
+    if record.seconds:
+        status.append(("time", ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in record.seconds.items())))
+    return [status, _quality(record, everything), _device(record), _latency(record), _places(record, folder)]
+
+
+def _quality(record: Record, everything: bool) -> list[tuple[str, str]]:
+    names = [*record.headline, *(name for name in record.metrics if name not in record.headline)]
+    shown = names if everything else names[:METRICS_SHOWN]
+    rows = [(name, measured(record.metrics[name])) for name in shown]
+    if len(names) > len(shown):
+        rows.append(("", f"and {len(names) - len(shown)} more: lightning show --all {record.run_id}"))
+    if record.threshold:
+        target = f" ({record.threshold['target']})" if record.threshold.get("target") else ""
+        rows.append(("threshold", f"{number(record.threshold.get('value'))}{target}"))
+    return rows
+
+
+def _device(record: Record) -> list[tuple[str, str]]:
+    size, rows = record.size, []
+    if size.get("parameters") is not None:
+        zeros = "" if size.get("nonzero") is None else f", {size['nonzero']:,} not zero"
+        rows.append(("parameters", f"{size['parameters']:,}{zeros}"))
+    if size.get("macs") is not None:
+        rows.append(("MACs", f"{size['macs']:,}"))
+    if size.get("peak_memory_bytes") is not None:
+        rows.append(("peak memory", byte_text(size["peak_memory_bytes"])))
+    if record.context:
+        past, future, state = (record.context.get(key) for key in ("past_ms", "future_ms", "state_bytes"))
+        held = "" if state is None else f", {byte_text(state)} of state"
+        rows.append(("context", f"{_ms(past)} back, {_ms(future)} ahead{held}"))
+    return rows
+
+
+def _latency(record: Record) -> list[tuple[str, str]]:
+    rows = []
+    for artifact in record.artifacts:
+        size = f"{byte_text(artifact.get('bytes'))}, {byte_text(artifact.get('gzip_bytes'))} gzipped"
+        difference = artifact.get("parity", {}).get("max_abs_diff")
+        proof = "" if difference is None else f", equals the model to {difference:.1e}"
+        rows.append((artifact.get("path", "?"), f"{artifact.get('format')} {artifact.get('precision')}, {size}{proof}"))
+        for row in artifact.get("latency", []):
+            per = f"{row['chunk_ms']:.0f} ms {row['per']}" if row.get("chunk_ms") else str(row.get("per"))
+            times = f"p50 {row.get('p50_ms', 0):.2f}, p90 {row.get('p90_ms', 0):.2f}, p99 {row.get('p99_ms', 0):.2f} ms"
+            factor = f", {row['rtf']:.4f} of real time" if row.get("rtf") is not None else ""
+            rows.append((f"  {per}, {row.get('threads')} thread(s)", times + factor))
+    return rows
+
+
+def _places(record: Record, folder: Path) -> list[tuple[str, str]]:
+    rows = [("folder", str(folder))]
+    for name, inner in (("recipe", "recipe.yaml"), ("curves", "metrics.csv"), ("model", "export"), ("log", "log.txt")):
+        if (folder / inner).exists():
+            rows.append((name, inner))
+    if record.tracking.get("url"):
+        rows.append(("W&B", record.tracking["url"]))
+    return rows
+
+
+def next_steps(record: Record, folder: Path) -> list[str]:
+    """Commands that make sense now."""
+    name = command_name(folder)
+    steps = [f"look again:  lightning show {name}"]
+    if record.threshold and record.artifacts:
+        steps.insert(0, f'try it:      lightning detect {name} --keyword "turn on the light" FILE.wav')
+    return steps
+
+
+def resume_line(folder: Path) -> str:
+    return f"Resume: lightning run --resume {command_name(folder)}"
+
+
+def command_name(folder: Path) -> str:
+    """What to type for a run: its id where commands look by themselves, else its path."""
+    return folder.name if folder.parent.parent.resolve() == runs_root().resolve() else str(folder)
+
+
+def measured(value: Measured) -> str:
+    """`0.934 [0.921, 0.945]`."""
+    if value["low"] is None or value["high"] is None:
+        return number(value["value"])
+    return f"{number(value['value'])} [{number(value['low'])}, {number(value['high'])}]"
+
+
+def number(value: Any) -> str:
+    """Four significant digits for a float, other values as they are."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def byte_text(count: float | None) -> str:
+    """Bytes with a decimal unit."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 20 s`, `2:03:20`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    return str(timedelta(seconds=int(seconds)))
+
+
+def _ms(value: float | None) -> str:
+    return "unlimited" if value is None else f"{value:.0f} ms"
+
+
+def compare(names: tuple[str, str], metrics: tuple[Mapping[str, Measured], Mapping[str, Measured]]) -> Table:
+    """Metrics of two runs side by side, with intervals."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("metric", *names):
+        table.add_column(escape(title))
+    for name in dict.fromkeys([*metrics[0], *metrics[1]]):
+        cells = [measured(side[name]) if name in side else "-" for side in metrics]
+        table.add_row(*(escape(text) for text in (name, *cells)))
+    return table
