@@ -15,26 +15,16 @@ PLATFORM = ROOT / "platform" / "lightsleeper"
 CALLBACKS = ROOT / "callbacks" / "lightsleeper_callbacks"
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
-# what each package must not import; experiment, parsing and stages sit beside cli and may import everything
+# what each package must not import; the programs sit beside cli and may import everything
+PROGRAMS = ("cli", "bench", "stages", "experiment")
+UPPER = ("deploy", "tracking", "search", "parsing", *PROGRAMS)
 FORBIDDEN = {
-    "data": ("models", "nn", "deploy", "tracking", "search", "cli", "bench", "stages", "experiment", "parsing"),
-    "nn": ("models", "data", "deploy", "tracking", "search", "cli", "bench", "stages", "experiment", "parsing"),
-    "metrics": (
-        "models",
-        "nn",
-        "data",
-        "deploy",
-        "tracking",
-        "search",
-        "cli",
-        "bench",
-        "stages",
-        "experiment",
-        "parsing",
-    ),
-    "models": ("deploy", "tracking", "search", "cli", "bench", "stages", "experiment", "parsing"),
-    "deploy": ("tracking", "search", "cli", "bench", "stages", "experiment"),
-    "tracking": ("deploy", "search", "cli", "bench", "stages", "experiment"),
+    "data": ("models", "nn", *UPPER),
+    "nn": ("models", "data", *UPPER),
+    "metrics": ("models", "nn", "data", *UPPER),
+    "models": UPPER,
+    "deploy": ("tracking", "search", *PROGRAMS),
+    "tracking": ("deploy", "search", *PROGRAMS),
     "search": ("deploy", "cli", "bench"),
     "stages": ("cli", "bench", "experiment"),
 }

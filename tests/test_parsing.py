@@ -66,6 +66,7 @@ class Net(Base):
         shape: tuple[int, ...] = (1,),
         front: FrontEnd = FrontEnd(),
         gate: Gate | None = None,
+        watch: L.Callback | None = None,
         past_frames: int | None = 40,
         **kwargs,
     ) -> None:
@@ -121,7 +122,8 @@ def test_a_resolved_recipe_holds_every_default_and_is_plain_data(folder):
     arguments = resolved["model"]["init_args"]
     assert arguments == {
         "dim": 8, "kind": "small", "sizes": [1, 2], "rates": None, "folder": None, "shape": [1],
-        "front": {"mels": 40, "hop_ms": 10.0}, "gate": None, "past_frames": 40, "lr": 0.01, "dropout": None,
+        "front": {"mels": 40, "hop_ms": 10.0}, "gate": None, "watch": None, "past_frames": 40,
+        "lr": 0.01, "dropout": None,
     }  # fmt: skip
     assert resolved["callbacks"]["early"]["class_path"] == "EarlyStopping"
     assert resolved["callbacks"]["early"]["init_args"]["patience"] == 3
@@ -163,6 +165,13 @@ def test_build_gives_the_objects_of_the_recipe(folder):
     assert parts.trainer_args["max_epochs"] == 2
     assert parts.run.stages == ["fit"]
     assert (parts.tracking.mode, parts.seed) == ("auto", 7)
+
+
+def test_a_shipped_class_inside_an_argument_keeps_its_short_name(folder):
+    resolved = resolve(load(["recipe.yaml"], ["--model.watch={class_path: Timer, init_args: {interval: step}}"]))
+    assert resolved["model"]["init_args"]["watch"]["class_path"] == "Timer"
+    assert resolved["model"]["init_args"]["watch"]["init_args"]["interval"] == "step"
+    assert resolve(resolved) == resolved
 
 
 def test_sections_left_out_have_defaults(folder):
@@ -227,6 +236,7 @@ def test_sections_left_out_have_defaults(folder):
         ("--model.class_path=user_code.Ne", "module 'user_code' has no 'Ne'. Did you mean 'Net'?"),
         ("--model.class_path=user_code.function", "'user_code.function' is not a class."),
         ("--model.class_path=3", "class_path: expected the name of a class, got 3."),
+        ("--callbacks.x={init_args: {}}", "callbacks.x: no class_path."),
         ("--callbacks.x={class_path: Timer, init_arg: {}}", "unknown key 'init_arg'. Did you mean 'init_args'?"),
         ("--callbacks.x=3", "callbacks.x"),
     ],

@@ -56,6 +56,11 @@ def test_null_removes_a_callback_and_a_section(folder):
     assert "trainer" not in config
 
 
+def test_an_empty_section_is_no_section(folder):
+    (folder / "base.yaml").write_text("model: {class_path: A}\ntrainer:\ncallbacks: {x: null}\n")
+    assert load(["base.yaml"]).config == {"model": {"class_path": "A"}, "callbacks": {}}
+
+
 def test_null_is_a_value_for_a_plain_argument(folder):
     assert overlay(folder, "model: {init_args: {past_frames: null}}")["model"]["init_args"]["past_frames"] is None
 
@@ -76,8 +81,9 @@ def test_the_same_class_by_its_dotted_path_keeps_them(folder):
 
 def test_merging_changes_no_overlay():
     part = {"model": {"class_path": "A", "init_args": {"sizes": [1]}}}
-    merged = merge(merge({}, part), {"model": {"init_args": {"sizes": [2]}}})
+    merged = merge({}, part)
     merged["model"]["init_args"]["sizes"].append(3)
+    merge(merged, {"model": {"init_args": {"sizes": None}}})
     assert part == {"model": {"class_path": "A", "init_args": {"sizes": [1]}}}
 
 
@@ -262,9 +268,10 @@ def test_requirements_are_loaded_beside_the_recipe_with_their_changes_on_top(fol
 
 def test_a_complete_set_replaces_the_required_recipe(folder):
     recipe = load(["base.yaml"])
+    (folder / "step.yaml").write_text("model: {class_path: PhonemeCTC}\ncallbacks: {early: EarlyStopping}\n")
     whole = {section: {} for section in recipes.SECTIONS} | {"seed_everything": 1, "model": {"class_path": "Other"}}
     recipe.config["requires"]["encoder"]["set"] = whole
-    assert required(recipe)["encoder"].config["model"] == {"class_path": "Other"}
+    assert required(recipe)["encoder"].config == whole
 
 
 def test_a_circle_of_requirements_is_refused(folder):

@@ -33,7 +33,7 @@ from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
 from lightsleeper.tracking.page import next_steps, page, resume_line
 from lightsleeper.tracking.record import FILE as RECORD
-from lightsleeper.tracking.record import Record, RecordFile, knobs, read, status_of, timestamp, write_atomic
+from lightsleeper.tracking.record import Record, RecordFile, Status, knobs, read, status_of, timestamp, write_atomic
 from lightsleeper.tracking.runs import LOCK, find, finished_with, locked, new_folder
 
 RECIPE = "recipe.yaml"
@@ -75,7 +75,7 @@ def _create(todo: Plan, runs_dir: Path, parent: str | None = None) -> Path:
         seed=todo.config["seed_everything"],
         group=todo.group,
         hash=todo.hash,
-        config=todo.config,
+        config=todo.recorded(),
         knobs=knobs({name: todo.config[name] for name in ("model", "data", "callbacks", "trainer", "seed_everything")}),
         started=timestamp(),
         parent=parent,
@@ -115,25 +115,32 @@ def _execute(todo: Plan, folder: Path, runs_dir: Path) -> None:
     with ExitStack() as stack:
         if not stack.enter_context(locked(folder / LOCK)):
             raise UserError(f"run {folder.name} is in use by another process.")
-        stack.enter_context(stoppable())
         log = stack.enter_context(Log(folder / LOG))
         file = stack.enter_context(RecordFile(folder, read(folder)))
         execution = _Execution(todo, folder, runs_dir, file, log)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         try:
-            execution.everything()
+            with stoppable():
+                execution.everything()
         except KeyboardInterrupt:
-            execution.end("interrupted", "stopped by a signal", 130)
+            execution.end("interrupted", "stopped by a signal")
+            execution.close(130)
             if execution.file.record.parent is None:
                 log.say(f"interrupted; the last finished epoch is kept. {resume_line(folder)}")
             raise
         except BaseException as error:
             log.failure(error)
             told = _told(error, folder)
-            execution.end("failed", " ".join(str(told).split()) or type(error).__name__, 1)
+            execution.end("failed", " ".join(str(told).split()) or type(error).__name__)
+            execution.close(1)
             if told is error:
                 raise
             raise told from error
+        execution.end("finished", None)
+        for table in page(execution.file.record, folder):
+            log.say(table)
+        for line in [*execution.close(0), *next_steps(execution.file.record, folder)]:
+            log.say(line)
 
 
 def _told(error: BaseException, folder: Path) -> BaseException:
@@ -161,7 +168,7 @@ class _Execution:
         self.log.say(f"run {self.folder}")
         with self.file.change() as record:
             record.code = code_state()
-            record.config = self.todo.config  # a resume may track elsewhere
+            record.config = self.todo.recorded()  # a resume may track elsewhere
         if self.todo.steps:
             self.stage("requires", self.require, again=True)
         parts = self.build()
@@ -185,7 +192,6 @@ class _Execution:
         for index, name in enumerate(stages):
             if name in parts.run.stages:
                 self.stage(name, stages[name], seed=(parts.seed, index))
-        self.end("finished", None, 0)
 
     def stage(
         self, name: str, action: Callable[[], dict[str, Any]], seed: tuple[int, ...] = (), again: bool = False
@@ -272,20 +278,18 @@ class _Execution:
             record.data = data.summary() if callable(getattr(data, "summary", None)) else {}
         self.tracker.log_inputs(self.file.record, self.steps)
 
-    def end(self, status: Any, error: str | None, exit_code: int) -> None:
-        """Close record and tracker; a disk too full for that must not hide why the run ended."""
+    def end(self, status: Status, error: str | None) -> None:
+        """Write how it ended; a disk too full for that must not hide why."""
         try:
             with self.file.change() as record:
                 record.status, record.error, record.finished = status, error, timestamp()
         except OSError:
             if status == "finished":
                 raise
-        lines = self.tracker.finish(self.file.record, self.folder, exit_code)
-        if status == "finished":
-            for table in page(self.file.record, self.folder):
-                self.log.say(table)
-            for line in [*lines, *next_steps(self.file.record, self.folder)]:
-                self.log.say(line)
+
+    def close(self, exit_code: int) -> list[str]:
+        """Let the tracker finish; returns its lines for the user."""
+        return self.tracker.finish(self.file.record, self.folder, exit_code)
 
 
 def _accelerator(parts: Parts) -> str:

@@ -1,11 +1,10 @@
-"""Recipes as plain data: find the file, merge overlays and overrides, hash. YAML only, no torch.
+"""Recipes as plain data: find, load, require, hash. YAML only, no torch.
 
 One recipe file plus any number of overlays become one dictionary before any class is looked up, because a second
 config file would replace a whole `callbacks` mapping in jsonargparse. Every key remembers the file and line it came
 from (`Recipe.where`), so that later errors can name the place.
 """
 
-import copy
 import hashlib
 import json
 import re
@@ -14,16 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightsleeper.catalog import SECTIONS, dotted_path
+from lightsleeper.catalog import SECTIONS
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.yaml_io import dump, parse, parse_value, shown
+from lightsleeper.overlay import Config, merge, normalise, override, plain
+from lightsleeper.yaml_io import dump, parse, shown
 
-Config = dict[str, Any]
-
-CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-REQUIRE_KEYS = ("recipe", "set")
-
-_NAMED = ("callbacks", "requires")  # sections whose entries are switched off by null
 _REFERENCE = re.compile(r"\$\{requires\.([^}]*)\}")
 
 
@@ -44,7 +38,7 @@ class Recipe:
 
     def where(self, key: str) -> str:
         """The place of ``key`` or of its nearest parent as `file:line`; the file names when nothing nearer is known."""
-        parts = _plain(key).split(".")
+        parts = plain(key).split(".")
         while parts:
             if ".".join(parts) in self.positions:
                 return self.positions[".".join(parts)]
@@ -128,8 +122,8 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = (), beside: Pat
     for path in paths:
         part, places = parse(path)
         _check_sections(part, places)
-        positions.update({_plain(key): place for key, place in reversed(places.items())})  # the outer key wins
-        merge(config, _normalise(part, places))
+        positions.update({plain(key): place for key, place in reversed(places.items())})  # the outer key wins
+        merge(config, normalise(part, places))
     for text in overrides:
         override(config, text, positions)
     _check_references(config, positions)
@@ -147,125 +141,6 @@ def _check_sections(part: Config, places: Mapping[str, str]) -> None:
     for key in part:
         if key not in SECTIONS:
             raise UserError(f"{places.get(str(key), '')}: unknown section '{key}'.{did_you_mean(str(key), SECTIONS)}")
-
-
-def _normalise(part: Config, places: Mapping[str, str]) -> Config:
-    """Write short forms out: a class as string, a requirement as string."""
-    part = copy.deepcopy(part)
-    for section in ("model", "data"):
-        if isinstance(part.get(section), str):
-            part[section] = {"class_path": part[section]}
-    for section, key in (("callbacks", "class_path"), ("requires", "recipe")):
-        entries = part.get(section)
-        if entries is None:
-            continue
-        if not isinstance(entries, dict):
-            raise UserError(
-                f"{places.get(section, 'command line')}: {section}: expected a mapping of names, got {_kind(entries)}."
-            )
-        part[section] = {name: {key: entry} if isinstance(entry, str) else entry for name, entry in entries.items()}
-    for name, entry in (part.get("requires") or {}).items():
-        place = places.get(f"requires.{name}", "command line")
-        if entry is None:
-            continue
-        if not isinstance(entry, dict):
-            raise UserError(f"{place}: requires.{name}: expected a recipe name or {{recipe, set}}, got {_kind(entry)}.")
-        for key in entry:
-            if key not in REQUIRE_KEYS:
-                raise UserError(f"{place}: requires.{name}: unknown key '{key}'.{did_you_mean(str(key), REQUIRE_KEYS)}")
-    return part
-
-
-# --- merge ---
-
-
-def merge(base: Config, overlay: Mapping[str, Any], path: tuple[str, ...] = ()) -> Config:
-    """Merge ``overlay`` into ``base`` in place and return it.
-
-    Mappings merge by key, lists and plain values replace. Null switches a mapping off (a callback, a requirement, a
-    section) and otherwise is a value: `past_frames: null` means unlimited, not "the default". A changed class_path
-    (or required recipe) drops the arguments of the old one. Where the base names a class, loose keys are its
-    arguments: `prune: {sparsity: 0.9}`.
-    """
-    for key, value in overlay.items():
-        old = base.get(key)
-        if value is None and (not path or path == ("callbacks",) or path == ("requires",) or isinstance(old, dict)):
-            base.pop(key, None)
-        elif isinstance(value, Mapping):
-            value = dict(value)
-            if not isinstance(old, dict) or _other_class(old, value):
-                base[key] = merge({}, value, (*path, key))
-            else:
-                base[key] = merge(old, _as_arguments(old, value), (*path, key))
-        else:
-            base[key] = copy.deepcopy(value)
-    return base
-
-
-def _other_class(old: Config, new: Config) -> bool:
-    if "class_path" in old and isinstance(new.get("class_path"), str):
-        return dotted_path(new["class_path"]) != dotted_path(str(old["class_path"]))
-    if "recipe" in old and "recipe" in new and set(old) <= set(REQUIRE_KEYS):
-        return bool(new["recipe"] != old["recipe"])
-    return False
-
-
-def _as_arguments(old: Config, new: Config) -> Config:
-    """Move loose keys of ``new`` into init_args when ``old`` names a class."""
-    loose = {key: value for key, value in new.items() if key not in CLASS_KEYS}
-    if "class_path" not in old or not loose:
-        return new
-    kept = {key: value for key, value in new.items() if key in CLASS_KEYS}
-    kept["init_args"] = {**(kept.get("init_args") or {}), **loose}
-    return kept
-
-
-def override(config: Config, text: str, positions: dict[str, str] | None = None) -> None:
-    """Apply one `--a.b=value` to ``config`` in place; the value is YAML.
-
-    Raises UserError for a malformed override, a path through something that is no mapping, an unknown section or a
-    callback the recipe does not have.
-    """
-    key, equals, raw = text.lstrip("-").partition("=")
-    parts = key.split(".")
-    if not equals or not all(parts):
-        raise UserError(f"override '{text}': expected --section.key=value.")
-    if parts[0] not in SECTIONS:
-        raise UserError(f"override '{text}': unknown section '{parts[0]}'.{did_you_mean(parts[0], SECTIONS)}")
-    value = parse_value(raw, text)
-    _check_named(config, parts, value, text)
-    nested: Any = value
-    for part in reversed(parts):
-        nested = {part: nested}
-    for depth in range(1, len(parts)):
-        node: Any = config
-        for part in parts[:depth]:
-            node = _step(node, part)
-        if node is not None and not isinstance(node, dict):
-            raise UserError(f"override '{text}': {'.'.join(parts[:depth])} is {_kind(node)}, not a mapping.")
-    merge(config, _normalise(nested, {}))
-    if positions is not None:
-        positions[_plain(key)] = "command line"
-
-
-def _step(node: Any, part: str) -> Any:
-    """Child of a mapping, looking through init_args where the mapping names a class; None when absent."""
-    if not isinstance(node, dict):
-        return None
-    if "class_path" in node and part not in CLASS_KEYS:
-        node = node.get("init_args") or {}
-    return node.get(part)
-
-
-def _check_named(config: Config, parts: list[str], value: Any, text: str) -> None:
-    if len(parts) < 2 or parts[0] not in _NAMED or parts[1] in (config.get(parts[0]) or {}):
-        return
-    fresh = {"class_path", "recipe"}
-    creates = parts[2:3] and parts[2] in fresh or len(parts) == 2 and (isinstance(value, (str, dict)))
-    if not creates:
-        known = config.get(parts[0]) or {}
-        have = did_you_mean(parts[1], known) if known else " It has none."
-        raise UserError(f"override '{text}': the recipe has no {parts[0]}.{parts[1]}.{have}")
 
 
 # --- requirements ---
@@ -290,7 +165,7 @@ def required(recipe: Recipe) -> dict[str, Recipe]:
             raise UserError(f"{place}: requires.{name}: {error}") from error
         if step.name in trail:
             raise UserError(f"{place}: requires.{name}: circle {' -> '.join((*trail, step.name))}.")
-        extra = _normalise(entry.get("set") or {}, {})
+        extra = normalise(entry.get("set") or {}, {})
         for key in extra:
             if key not in SECTIONS:
                 raise UserError(f"{place}: requires.{name}.set: unknown section '{key}'.{did_you_mean(key, SECTIONS)}")
@@ -355,18 +230,6 @@ def config_hash(config: Mapping[str, Any], without: Iterable[str] = ("tracking",
 def group_hash(config: Mapping[str, Any]) -> str:
     """Equal for runs that differ in their seed only."""
     return config_hash(config, without=("tracking", "run", "seed_everything"))
-
-
-def _plain(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part != "init_args")
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    return "null" if value is None else f"{value!r}"
 
 
 __all__ = [

@@ -49,6 +49,8 @@ def test_help_imports_nothing_heavy_and_is_quick(command, spawn):
         start = time.perf_counter()
         result = spawn(*words, options=("-X", "importtime"))
         seconds.append(time.perf_counter() - start)
+        if seconds[-1] < 0.4:
+            break
     assert result.returncode == 0, result.stderr[-500:]
     assert "usage:" in result.stdout
     loaded = {name.partition(".")[0] for name in re.findall(r"^import time:.*\|\s*(\S+)$", result.stderr, re.MULTILINE)}

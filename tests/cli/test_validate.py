@@ -32,7 +32,9 @@ def test_a_class_of_ones_own_needs_trust(recipe, cli):
 
 
 def test_files_without_a_model_are_overlays_of_the_recipe_before(recipe, cli):
-    (recipe.parent / "overlay.yaml").write_text("callbacks: {early: {patience: 5}, timer: Timer}\n")
+    (recipe.parent / "overlay.yaml").write_text(
+        "callbacks: {early: {patience: 5}, timer: Timer}\nmodel: {}\ndata: {}\n"
+    )
     result = cli("validate", "boring.yaml", "overlay.yaml", "--trust", "--resolved")
     assert result.code == 0
     (recipe.parent / "resolved.yaml").write_text(result.out)
@@ -50,9 +52,10 @@ def test_print_gives_the_merged_recipe_as_yaml(recipe, cli):
     assert "run" not in merged
 
 
-def test_a_required_recipe_is_checked_too(recipe, cli):
+def test_required_recipes_are_checked_too(recipe, cli):
     text = recipe.read_text()
-    recipe.write_text(text + "requires: {step: step}\n")
+    recipe.write_text(text + "requires: {middle: middle}\n")
+    (recipe.parent / "middle.yaml").write_text(text + "requires: {step: step}\n")
     (recipe.parent / "step.yaml").write_text(text.replace("max_epochs", "max_epoch"))
     result = cli("validate", "boring.yaml", "--trust")
     assert result.code == 2
@@ -74,9 +77,7 @@ def test_shipped_recipes_are_valid_without_trust(name, cli):
 @pytest.mark.parametrize("name", [name for name in shipped() if "/" in name])
 def test_shipped_overlays_are_valid_on_a_recipe(name, cli):
     """An overlay says in its `Run:` line what it goes on."""
-    from lightsleeper.recipe import shipped as files
-
-    line = next(line for line in files()[name].read_text().splitlines() if "Run:" in line)
+    line = next(line for line in shipped()[name].read_text().splitlines() if "Run:" in line)
     words = [word for word in line.partition("lightning run ")[2].split() if word.endswith(".yaml")]
     assert f"recipes/{name}.yaml" in words
     result = cli("validate", *words)

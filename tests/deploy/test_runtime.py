@@ -15,7 +15,7 @@ def test_file_and_torch_graphs_and_family_give_the_same_scores(matcher, exported
 
 def test_interface_is_read_from_the_file(matcher, exported):
     file, live = OnnxModel(exported), TorchModel(matcher)
-    assert file.inputs == live.inputs == {"audio": (1, None), "tokens": (1, 8, 4), "token_count": (1,)}
+    assert file.inputs == live.inputs == {"audio": (1, None), "tokens": (1, 16, 4), "token_count": (1,)}
     assert file.outputs == live.outputs == ["score", "cuts"]
     assert file.threshold == live.threshold == -1.0
 
@@ -38,9 +38,9 @@ def test_enrolments_are_cached_and_equal_fresh_ones(exported, pairs, monkeypatch
 
 
 def test_texts_longer_than_the_graph_are_refused(exported):
-    phones = np.ones(9, dtype=np.int64)
-    with pytest.raises(UserError, match="9 phones is too long: this model takes up to 8"):
-        OnnxModel(exported).match(np.zeros(8000), phones, np.zeros(9, dtype=np.int64))
+    phones = np.ones(17, dtype=np.int64)
+    with pytest.raises(UserError, match="17 phones is too long: this model takes up to 16"):
+        OnnxModel(exported).match(np.zeros(8000), phones, np.zeros(17, dtype=np.int64))
 
 
 def test_short_audio_is_padded_to_what_the_graph_needs(matcher):

@@ -123,7 +123,9 @@ def test_too_few_frames_score_lowest_not_best() -> None:
 def test_calibration_orders_and_thresholds_the_validation_pairs() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = (torch.rand(400, generator=generator) < 0.4).float()
-    features = torch.stack([labels * 2 + torch.randn(400, generator=generator), torch.randn(400, generator=generator)], 1)
+    features = torch.stack(
+        [labels * 2 + torch.randn(400, generator=generator), torch.randn(400, generator=generator)], 1
+    )
     weights = _logistic_weights(features, labels)
     assert weights[0] > 10 * weights[1] >= 0
 

@@ -52,6 +52,8 @@ def test_running_normalisation_sees_no_future() -> None:
 def test_a_tone_lands_in_its_mel_band() -> None:
     frontend = LogMel(normalize="none")
     time = torch.arange(8000) / 16000
-    bands = [int(frontend.power(torch.sin(2 * torch.pi * hz * time)[None]).mean(1).argmax()) for hz in (200, 1000, 4000)]
+    bands = [
+        int(frontend.power(torch.sin(2 * torch.pi * hz * time)[None]).mean(1).argmax()) for hz in (200, 1000, 4000)
+    ]
     assert bands == sorted(bands)
     assert len(set(bands)) == 3

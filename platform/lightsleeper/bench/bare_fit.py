@@ -1,7 +1,7 @@
 """The other side of `lightning bench overhead`: a script as a user would write it without lightsleeper's run.
 
-`python -m lightsleeper.bench.bare_fit CONFIG.json FOLDER` builds model and data from plain arguments, trains them with a
-bare Lightning Trainer, Lightning's own loggers and checkpoint callback, and prints one JSON line when the fit is over.
+`python -m lightsleeper.bench.bare_fit CONFIG.json FOLDER` builds model and data from plain arguments, trains them with
+a bare Lightning Trainer, Lightning's own loggers and checkpoint callback, and prints one JSON line after the fit.
 """
 
 import importlib

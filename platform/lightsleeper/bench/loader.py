@@ -5,22 +5,47 @@ much longer a step takes than the same step on batches that lie ready in memory;
 the cores from the training without ever making it wait.
 """
 
+import os
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
+from rich.console import Console
+
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.errors import UserError
+from lightsleeper.stages.console import Log
 from lightsleeper.stages.plan import plan
 from lightsleeper.tracking.runs import finished_with
 
 WARM_UP = 5  # steps thrown away: workers start, allocators grow
 LOADING = "[_TrainingEpochLoop].train_dataloader_next"
 TRAINING = "run_training_batch"
+
+
+class Durations(SimpleProfiler):
+    """Seconds by action; prints no report of its own."""
+
+    def describe(self) -> None:
+        pass
+
+
+class Ready:
+    """Batches in memory, as a loader. Not a list: Lightning takes a list for several loaders."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def run(recipe: recipes.Recipe, runs_dir: Path, steps: int = 60) -> dict[str, Any]:
@@ -34,7 +59,7 @@ def run(recipe: recipes.Recipe, runs_dir: Path, steps: int = 60) -> dict[str, An
     ready.data.prepare_data()
     ready.data.setup("fit")
     batches = [batch for batch, _ in zip(ready.data.train_dataloader(), range(steps), strict=False)]
-    ready.data.train_dataloader = lambda: batches  # type: ignore[method-assign]
+    ready.data.train_dataloader = lambda: Ready(batches)  # type: ignore[method-assign]
     ready_wait_s, ready_train_s = _durations(ready, steps)
     step_s = [wait + train for wait, train in zip(wait_s, train_s, strict=True)]
     ready_step_s = [wait + train for wait, train in zip(ready_wait_s, ready_train_s, strict=True)]
@@ -74,7 +99,17 @@ def _parts(recipe: recipes.Recipe, runs_dir: Path) -> parsing.Parts:
 
 def _durations(parts: parsing.Parts, steps: int) -> tuple[list[float], list[float]]:
     """Seconds of waiting and of training per step, warm-up removed."""
-    profiler = SimpleProfiler()
+    profiler = Durations()
+    with Log(Path(os.devnull), Console(quiet=True)):  # Lightning's own lines say nothing about loading
+        _fit(parts, steps, profiler)
+    wait_s, train_s = profiler.recorded_durations[LOADING], profiler.recorded_durations[TRAINING]
+    if len(train_s) <= WARM_UP:
+        raise UserError(f"only {len(train_s)} training steps were made: expected more than {WARM_UP}.")
+    # An epoch's end may ask for one more batch than there is; such a wait belongs to no step.
+    return wait_s[WARM_UP : len(train_s)], train_s[WARM_UP:]
+
+
+def _fit(parts: parsing.Parts, steps: int, profiler: SimpleProfiler) -> None:
     trainer = L.Trainer(
         **{
             **parts.trainer_args,
@@ -91,11 +126,6 @@ def _durations(parts: parsing.Parts, steps: int) -> tuple[list[float], list[floa
         }
     )
     trainer.fit(parts.model, datamodule=parts.data)
-    wait_s, train_s = profiler.recorded_durations[LOADING], profiler.recorded_durations[TRAINING]
-    if len(train_s) <= WARM_UP:
-        raise UserError(f"only {len(train_s)} training steps were made: expected more than {WARM_UP}.")
-    # An epoch's end asks for one more batch than there is; such a wait belongs to no step.
-    return wait_s[WARM_UP : len(train_s)], train_s[WARM_UP:]
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """What `lightning run` costs over a bare Lightning script, in whole processes.
 
-Pairs of one `lightning run` (stage fit) and one `bare_fit` script with the same model, data, logger and checkpoints, the
-order alternating within the pairs, so that a machine that slows down hits both. The ratio is that of the fits; start and
-stop are what the processes take before and after them.
+Pairs of one `lightning run` (stage fit) and one `bare_fit` script with the same model, data, logger and checkpoints,
+the order alternating within the pairs, so that a machine that slows down hits both. The ratio is that of the fits;
+start and stop are what the processes take before and after them.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from lightsleeper import recipe as recipes
 from lightsleeper.bench.bare_fit import MARK
 from lightsleeper.errors import UserError
@@ -59,12 +60,11 @@ def run(
         ours: list[Timing] = []
         bare: list[Timing] = []
         for pair in range(pairs):
-            sides = [
-                lambda: ours.append(_platform(command, root, recipe.name)),
-                lambda index=pair: bare.append(_bare(config, root / f"bare-{index}")),
-            ]
-            for side in sides if pair % 2 == 0 else sides[::-1]:
-                side()
+            for side in ("run", "bare") if pair % 2 == 0 else ("bare", "run"):
+                if side == "run":
+                    ours.append(_platform(command, root, recipe.name))
+                else:
+                    bare.append(_bare(config, root / f"bare-{pair}"))
             tell(f"pair {pair + 1}: {ours[-1].fit:.2f} s against {bare[-1].fit:.2f} s")
     return {"recipe": recipe.name, "overrides": overrides, **summary(ours, bare), "conditions": _conditions()}
 

@@ -92,7 +92,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def pronunciations(keywords: Sequence[str], given: Sequence[str]) -> dict[str, str]:
-    """Word -> ARPAbet from `WORD=PHONES`, or from `PHONES` alone where the one keyword is one word. Raises UserError."""
+    """Word -> ARPAbet from `WORD=PHONES`, or from `PHONES` alone where the one keyword is one word.
+
+    Raises UserError for a word that no keyword has.
+    """
     from lightsleeper.data.lexicon import split_words
 
     words = [word for text in keywords for word in split_words(text)]
@@ -123,8 +126,8 @@ def keyword(text: str, said: Mapping[str, str]) -> "Keyword":
     found = Lexicon.default().pronounce(text, said)
     for number, (word, engine) in enumerate(zip(found.spelling, found.engines, strict=True)):
         if engine == "neural":
-            phones = " ".join(PHONES[p - 1] for p, w in zip(found.phones, found.words, strict=True) if w == number)
-            print(f"note: guessed the pronunciation {word}='{phones}'; --pronounce sets it.", file=sys.stderr)
+            said_as = " ".join(PHONES[p - 1] for p, w in zip(found.phones, found.words, strict=True) if w == number)
+            print(f"note: guessed the pronunciation {word}='{said_as}'; --pronounce sets it.", file=sys.stderr)
     phones, words = (np.array(values, dtype=np.int64) for values in (found.phones, found.words))
     return Keyword(text, phones, words, tuple(found.spelling))
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ COLUMNS = ("auc_easy", "auc_hard", "eer_easy", "eer_hard")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument(
-        "--data", nargs="+", required=True, metavar="DATA", help="a folder with manifest.csv, or a recipe and overlays"
+        "--data", nargs="+", required=True, metavar="DATA", help="folders with manifest.csv, or a recipe and overlays"
     )
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which part of a recipe's data")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads, default 1")
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     path = locate(args.source, args.runs_dir)
     data = data_module(args.data)
+    if args.split == "val" and getattr(data, "evaluate_only", False):
+        raise UserError("--split val: a folder is test data as a whole.")
     score = scorer(path, args.threads)
     sets = evaluation_sets(data, args.split)
     results = {name: evaluate(score, loader) for name, loader in sets.items()}
@@ -46,26 +49,36 @@ def main(args: argparse.Namespace) -> int:
 
 def data_module(given: list[str]) -> "L.LightningDataModule":
     """The data a user names: a folder of recordings, or the `data:` section of a recipe with overlays."""
-    from lightsleeper.parsing import find_class
+    folders = [name for name in given if Path(name).is_dir() and not (Path(name) / "recipe.yaml").is_file()]
+    if not folders:
+        return recipe_data(given)
+    if folders != given:
+        raise UserError(f"--data {' '.join(given)}: expected folders only, or a recipe and overlays only.")
+    for folder in folders:
+        if not (Path(folder) / "manifest.csv").is_file():
+            raise UserError(f"--data {folder}: the folder has no manifest.csv (columns path,text[,speaker]).")
+    from lightsleeper.data.audio_folder import AudioFolder
 
-    first = Path(given[0])
-    if first.is_dir() and not (first / "recipe.yaml").is_file():
-        if not (first / "manifest.csv").is_file():
-            raise UserError(f"--data {first}: the folder has no manifest.csv (columns path,text[,speaker]).")
-        if len(given) > 1:
-            raise UserError(f"--data {first}: a folder stands alone, got also {' '.join(given[1:])}.")
-        return find_class("AudioFolder")(folder=str(first), evaluate_only=True)
+    return AudioFolder(path=folders, evaluate_only=True)
+
+
+def recipe_data(given: list[str]) -> "L.LightningDataModule":
+    """The data module of a recipe with overlays, drawn with its seed. Raises UserError with key and line."""
     from lightsleeper.recipe import load
-    from lightsleeper.signatures import parser_of
 
     recipe = load([Path(name) for name in given], [])
-    section = recipe.config.get("data")
-    if not isinstance(section, dict) or "class_path" not in section:
-        raise UserError(f"--data {' '.join(given)}: the recipe names no data class (data: {{class_path: ...}}).")
-    cls = find_class(section["class_path"])
-    parser = parser_of(cls, frozenset())
-    arguments = parser.instantiate(parser.parse_object(section.get("init_args") or {}))
-    return cls(**arguments.as_dict())
+    if "data" not in recipe.config:
+        raise UserError(f"--data {' '.join(given)}: the recipe has no section 'data'.")
+    import lightning as L
+
+    from lightsleeper import parsing
+
+    # Any model will do in place of the recipe's: that one may need a step that has not been run here.
+    config = {key: recipe.config[key] for key in ("seed_everything", "data") if key in recipe.config}
+    recipe = replace(recipe, config={**config, "model": {"class_path": "PhonemeCTC"}})
+    resolved = parsing.resolve(recipe)
+    L.seed_everything(resolved["seed_everything"], verbose=False)
+    return parsing.build(resolved, recipe).data
 
 
 def scorer(path: Path, threads: int) -> "Callable[[Batch], dict[str, Tensor]]":
@@ -104,7 +117,7 @@ def evaluate(
             metrics.setdefault(name, PairMetrics()).update(scores.cpu(), batch)
     if not metrics:
         raise UserError(
-            "nothing was scored: the data holds no pair, or the model scores no keyword (an encoder alone)."
+            "nothing was scored: the data holds no pair, or the model is an encoder that scores no keyword."
         )
     return {
         name: {key: finite(m.to_dict()) for key, m in metric.results(prefix="").items()}

@@ -96,7 +96,7 @@ def collect(resolved: dict[str, Any]) -> dict[str, Entry]:
     import lightning as L
 
     from lightsleeper.config import RunConfig, TrackingConfig
-    from lightsleeper.parsing import TRAINER_SKIP
+    from lightsleeper.reader import TRAINER_SKIP
 
     entries: dict[str, Entry] = {
         "seed_everything": Entry("int", resolved["seed_everything"], SECTION_TEXTS["seed_everything"], 0),

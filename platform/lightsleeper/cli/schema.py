@@ -37,7 +37,7 @@ def recipe_schema() -> dict[str, Any]:
 
     from lightsleeper.cli.explain import SECTION_TEXTS
     from lightsleeper.config import RunConfig, TrackingConfig
-    from lightsleeper.parsing import SEED_LIMIT, TRAINER_SKIP
+    from lightsleeper.reader import SEED_LIMIT, TRAINER_SKIP
 
     properties: dict[str, Any] = {
         "seed_everything": {"type": "integer", "minimum": 0, "maximum": SEED_LIMIT - 1},

@@ -8,7 +8,7 @@ from lightsleeper.errors import UserError
 
 HELP = (
     "Parse recipes, resolve every class and argument, construct what needs no earlier step. Files that name no model "
-    "and data of their own are overlays of the recipe before them, as on the line of `lightning run`."
+    "and data class of their own are overlays of the recipe before them, as on the line of `lightning run`."
 )
 
 
@@ -44,7 +44,10 @@ def groups(names: list[str]) -> list[list[str]]:
         except UserError:
             found.append([name])  # told again, and reported, when this group is loaded
             continue
-        if found and not {"model", "data"} <= config.keys():
+        parts = [config.get("model"), config.get("data")]
+        if found and not all(
+            isinstance(part, str) or (isinstance(part, dict) and "class_path" in part) for part in parts
+        ):
             found[-1].append(name)
         else:
             found.append([name])

@@ -55,6 +55,8 @@ def read_audio(
         raise AudioError(path, f"is damaged or no audio file ({detail or type(error).__name__})") from None
     if not len(samples):
         raise AudioError(path, "is empty")
+    if missing := _missing_wav_bytes(path):
+        raise AudioError(path, f"is cut off: {missing} bytes of the WAV file are missing")
     if len(samples) < last - first:
         raise AudioError(path, f"is cut off after {len(samples) / rate:.2f} s of {(last - first) / rate:.2f} s")
     mono = samples.mean(axis=1)
@@ -65,6 +67,16 @@ def read_audio(
     if len(mono) < SHORTEST_SECONDS * sample_rate:
         raise AudioError(path, f"is only {1000 * len(mono) / sample_rate:.0f} ms long")
     return np.clip(mono, -1, 1).astype(np.float32)
+
+
+def _missing_wav_bytes(path: Path) -> int:
+    """How much shorter a WAV file is than its header says; libsndfile reads an incomplete copy without a word."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    declared = int.from_bytes(head[4:8], "little")
+    if head[:4] != b"RIFF" or declared >= 0xFFFF_FF00:  # the largest values mean a stream of unknown length
+        return 0
+    return max(0, declared + 8 - path.stat().st_size - 1)  # some writers count a padding byte that they leave out
 
 
 def trim_silence(
@@ -88,9 +100,15 @@ def trim_silence(
     frames = np.lib.stride_tricks.sliding_window_view(sharp, 2 * hop)[::hop]  # (frames, 20 ms)
     power = np.convolve((frames**2).mean(axis=1), np.ones(3) / 3, mode="same")  # smoothed over 40 ms
     level = 10 * np.log10(power + 1e-12)
-    floor, peak = np.percentile(level, 10), level.max()
-    # A clip without pauses has speech as its floor: then the peak alone decides.
-    threshold = max(min(floor + above_noise_db, peak - 18), peak - below_peak_db)
+    floor, quarter = np.percentile(level, [10, 25])
+    peak = level.max()
+    if peak - floor < 10:
+        return 0, len(audio)  # nothing stands out
+    over_noise = floor + min(above_noise_db, (peak - floor) / 2)
+    if quarter - floor > 4 or len(audio) < sample_rate:
+        # No steady background, or too short to tell: the floor may be speech, so only far below the peak is silence.
+        over_noise = min(over_noise, peak - 18)
+    threshold = max(over_noise, peak - below_peak_db)
     speech = np.flatnonzero(level > threshold)
     if not len(speech):
         return 0, len(audio)

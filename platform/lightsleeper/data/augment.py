@@ -71,7 +71,7 @@ def draw_scene(seed: int) -> Scene:
 
 
 class NoiseBank:
-    """Noise to cut from: three colours, and babble mixed from ``speech`` (clips of the same split, so nothing leaks)."""
+    """Noise to cut from: three colours, and babble mixed from ``speech`` (clips of the same part, so nothing leaks)."""
 
     def __init__(self, speech: list[Audio], seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -117,7 +117,7 @@ def apply(scene: Scene, speech: Audio, bank: NoiseBank) -> NDArray[np.int16]:
 
 def _forward(signal: Audio) -> NDArray[np.complex64]:
     # norm="forward" keeps NumPy in single precision; its default runs float32 input in double, at twice the time.
-    return np.fft.rfft(signal, norm="forward")
+    return np.fft.rfft(signal, norm="forward").astype(np.complex64, copy=False)
 
 
 def _energy(spectrum: NDArray[np.complex64]) -> float:

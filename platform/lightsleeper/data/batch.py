@@ -65,6 +65,19 @@ def _pad_lists(groups: Sequence[Sequence[Sequence[int]]], value: int) -> Tensor:
     return flat.reshape(len(groups), sizes.pop(), flat.shape[1])
 
 
+class SharedEpoch:
+    """The epoch number, readable by data loader workers that started in an earlier epoch."""
+
+    def __init__(self) -> None:
+        self._value = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def set(self, epoch: int) -> None:
+        self._value[0] = epoch
+
+    def get(self) -> int:
+        return int(self._value[0])
+
+
 class BucketBatchSampler(BatchSampler):
     """Shuffled batches of clips of similar length.
 
@@ -77,6 +90,7 @@ class BucketBatchSampler(BatchSampler):
         batch_size: clips in a batch of one rank.
         seed: of the order.
         drop_last: leave out clips that fill no batch; which ones differs from epoch to epoch.
+        epoch: told of every new epoch, for data sets whose items depend on it.
         bucket_batches: batches' worth of shuffled clips sorted by length together; more: less padding, less shuffled.
         sampler: ignored. Lightning passes a distributed sampler to batch samplers that it rebuilds.
     """
@@ -87,6 +101,7 @@ class BucketBatchSampler(BatchSampler):
         batch_size: int,
         seed: int = 0,
         drop_last: bool = False,
+        epoch: SharedEpoch | None = None,
         bucket_batches: int = 50,
         sampler: Any = None,
     ) -> None:
@@ -98,6 +113,7 @@ class BucketBatchSampler(BatchSampler):
         self.drop_last = drop_last
         self.bucket_batches = bucket_batches
         self.epoch = 0
+        self._shared = epoch
 
     @property
     def sampler(self) -> "BucketBatchSampler":  # type: ignore[override]
@@ -105,6 +121,8 @@ class BucketBatchSampler(BatchSampler):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        if self._shared is not None:
+            self._shared.set(epoch)
 
     def __len__(self) -> int:
         count = len(self.lengths)

@@ -34,6 +34,12 @@ def content_hash(content: Any, length: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place when the block ends without an exception.
@@ -42,6 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=f".tmp{path.suffix}")
     os.close(handle)
+    os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 would lock others out of a shared cache
     temporary = Path(name)
     try:
         yield temporary

@@ -16,7 +16,8 @@ Sequences = Sequence[str] | Sequence[Sequence[int]]
 """Character strings, or lists of phone ids below 256."""
 
 BLOCK_PAIRS = 32_768  # pairs per block: the rows of its table stay in cache (8 k and 256 k measured slower)
-QUERY_ROWS = 64  # queries searched together
+QUERY_ROWS = 64  # queries searched together, fewer where candidates are many:
+SEARCH_PAIRS = 8_000_000  # bounds held in memory at a time
 _COPIES = 4  # repeated symbols of one sequence that the lower bound counts
 
 
@@ -49,8 +50,9 @@ def nearest(
     found = np.full((len(queries), k), -1, np.int64)
     table = _Table(queries, candidates, published)
     by_length = np.argsort(table.a_lengths, kind="stable")
-    for start in range(0, len(by_length), QUERY_ROWS):
-        rows = by_length[start : start + QUERY_ROWS]
+    together = max(1, min(QUERY_ROWS, SEARCH_PAIRS // max(1, len(candidates))))
+    for start in range(0, len(by_length), together):
+        rows = by_length[start : start + together]
         for row, line in zip(rows, _near_lines(table, rows, k, limit), strict=True):
             picked = _smallest(line, k)
             indices[row, : len(picked)] = picked
@@ -135,16 +137,15 @@ class _Table:
         step = np.empty(len(rows), dtype)
         differs = np.empty(len(rows), np.bool_)
         result = b_lengths.astype(dtype)  # right for an empty query; the others are read below
-        far = dtype(np.iinfo(dtype).max - 2)
         one, two = dtype(1), dtype(2)
         for i in range(1, height + 1):
             current[0] = i
             for j in range(1, width + 1):
                 if self.published:
-                    # An insertion or deletion from a cell of cost 0 would cost 1, which the rule drops. 0 - 1 wraps
-                    # to the largest value, so such a cell loses; where both are 0 only substitution is left.
+                    # An insertion or deletion from a cell of cost 0 would cost 1, which the rule drops: 0 - 1 wraps to
+                    # the largest value, so that cell loses. Both cells are never 0: two prefixes of different length
+                    # cannot each equal the other's.
                     np.minimum(previous[j] - one, current[j - 1] - one, out=step)
-                    np.minimum(step, far, out=step)
                     step += two
                 else:
                     np.minimum(previous[j], current[j - 1], out=step)
@@ -169,7 +170,10 @@ def _padded(sequences: Sequences) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 def _bags(*tables: NDArray[np.uint8]) -> tuple[list[NDArray[np.uint64]], list[NDArray[np.uint64]]]:
     """Each sequence's symbols as bits, one for the first, second, ... copy of a symbol; 64 bits to an array."""
-    counts = [np.stack([(t == symbol).sum(axis=1) for symbol in range(1, 128)], axis=1) for t in tables]
+    symbols = [symbol for symbol in np.unique(np.concatenate([np.unique(t) for t in tables])) if symbol]
+    if not symbols:
+        return [], []
+    counts = [np.stack([(t == symbol).sum(axis=1) for symbol in symbols], axis=1) for t in tables]
     bits = [np.concatenate([c > copy for copy in range(_COPIES)], axis=1) for c in counts]  # (n, symbols * copies)
     used = np.logical_or.reduce([part.any(axis=0) for part in bits])
     first, second = ([_packed(part[:, used][:, at : at + 64]) for at in range(0, used.sum(), 64)] for part in bits)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from lightsleeper.data.distance import edit_distance, libriphrase_distance
 from lightsleeper.data.g2p import spell_out
@@ -20,8 +20,8 @@ from lightsleeper.data.near_words import NearWords
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.phones import PHONE_IDS, PHONES
 
-__all__ = ["Lexicon", "NearWords", "Pronunciation", "common_words", "edit_distance", "libriphrase_distance",
-           "near_words"]  # fmt: skip
+__all__ = ["Lexicon", "NearWords", "Pronounces", "Pronunciation", "common_words", "edit_distance", 
+           "libriphrase_distance", "near_words"]  # fmt: skip
 
 Engine = Literal["lexicon", "neural", "user"]
 
@@ -64,6 +64,12 @@ class Pronunciation:
         for phone, word in zip(self.phones, self.words, strict=True):
             parts[word] += PHONES[phone - 1]
         return " ".join(parts)
+
+
+class Pronounces(Protocol):
+    """Anything that gives a typed text its phones."""
+
+    def pronounce(self, text: str, /) -> Pronunciation: ...
 
 
 class Lexicon:
@@ -239,8 +245,20 @@ def common_words(n: int, lexicon: Lexicon | None = None) -> list[str]:
     return words
 
 
-def near_words(words: Iterable[str], k: int = 10, lexicon: Lexicon | None = None, cached: bool = True) -> NearWords:
-    """Each word's ``k`` nearest others by phone edit distance, homophones excluded; kept in the cache folder."""
+def near_words(
+    words: Iterable[str],
+    k: int = 10,
+    among: Sequence[str] | None = None,
+    lexicon: Lexicon | None = None,
+    cached: bool = True,
+) -> NearWords:
+    """Each word's ``k`` nearest of ``among`` (None: of ``words``) by phone edit distance, homophones excluded.
+
+    Kept in the cache folder.
+    """
     lexicon = lexicon or Lexicon.default()
     words = list(words)
-    return NearWords.build(words, [lexicon.word(word) for word in words], k, cached)
+    phones = [lexicon.word(word) for word in words]
+    if among is None:
+        return NearWords.build(words, phones, words, phones, k, cached)
+    return NearWords.build(words, phones, among, [lexicon.word(word) for word in among], k, cached)

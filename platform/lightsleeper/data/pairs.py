@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lightsleeper.data.cache import content_hash
 from lightsleeper.data.distance import distances, nearest
-from lightsleeper.data.lexicon import Lexicon
+from lightsleeper.data.lexicon import Lexicon, Pronounces
 from lightsleeper.errors import UserError
 
 POSITIVE, EASY, HARD = 0, 1, 2
@@ -95,7 +95,7 @@ def build_p1(
     easy: int = 3,
     hard: int = 3,
     distance: Distance = "phones",
-    lexicon: Lexicon | None = None,
+    lexicon: Pronounces | None = None,
     fewer_positives: bool = False,
 ) -> Pairs:
     """The episode protocol over clips: ``texts[i]`` is what clip ``i`` says, ``speakers[i]`` who ("": unknown).
@@ -104,6 +104,10 @@ def build_p1(
     speakers; easy negatives are clips of random other texts with as many words; hard negatives are clips of the
     ``hard`` nearest such texts. Homophones of the anchor never occur in its episode. A text without ``positives``
     other voices makes no episode (with ``fewer_positives``, one is enough) but still serves as a negative.
+
+    Among unrelated texts the nearest tend to be the shorter ones: on 4,000 random phrases duration alone reached 0.58
+    AUC on the hard pairs, 0.72 within four-word phrases; on families of phrases one word apart 0.51. So corpora
+    should hold near relatives of each text, and ``shortcut_auc`` should be looked at.
 
     Raises:
         UserError: no text makes an episode.
@@ -145,7 +149,7 @@ def build_p1(
 
 
 def build_closed_set(
-    texts: Sequence[str], vocabulary: Sequence[str] | None = None, lexicon: Lexicon | None = None
+    texts: Sequence[str], vocabulary: Sequence[str] | None = None, lexicon: Pronounces | None = None
 ) -> Pairs:
     """Every clip against every text of a small vocabulary; the text nearest to the spoken one is a hard negative.
 
@@ -259,7 +263,7 @@ def _by_word_count(texts: list[str]) -> list[list[str]]:
 
 
 def _confusable(
-    group: list[str], hard: int, distance: Distance, lexicon: Lexicon
+    group: list[str], hard: int, distance: Distance, lexicon: Pronounces
 ) -> tuple[list[list[int]], list[set[str]]]:
     """For each text its nearest others (positions), and the texts that sound the same (itself included)."""
     spoken = [lexicon.pronounce(text) for text in group]

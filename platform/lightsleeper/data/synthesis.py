@@ -25,18 +25,19 @@ from lightsleeper.errors import UserError
 ACCENTS: tuple[str, ...] = (
     "en", "en-029", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-x-rp", "en-us", "en-us-nyc",
 )  # fmt: skip
-"""British, Caribbean, Scottish, Lancastrian, West Midlands, Received, American, New York. A ninth reads Shavian script."""
+"""British, Caribbean, Scottish, Lancastrian, West Midlands, Received, American, New York (a ninth reads Shavian)."""
 
-# Left out of the 104 that espeak-ng carries: those with a robot's echo, which rings on after the phrase (robosoft*, RicishayMax*,
-# anikaRobot, UniRobot), Demonic, and `fast`, which only changes the rate.
+# Left out of the 104 that espeak-ng carries: those with a robot's echo, which rings on after the phrase (robosoft*,
+# RicishayMax*, anikaRobot, UniRobot), Demonic, and `fast`, which only changes the rate.
 VARIANTS: tuple[str, ...] = (
-    "Alex", "Alicia", "Andrea", "Andy", "Annie", "AnxiousAndy", "Denis", "Diogo", "Gene", "Gene2", "Henrique", "Hugo", "Jacky",
-    "Lee", "Marco", "Mario", "Michael", "Mike", "Mr serious", "Nguyen", "Reed", "Storm", "Tweaky", "adam", "anika", "announcer",
-    "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "croak", "david", "ed", "edward", "edward2", "f1", "f2", "f3",
-    "f4", "f5", "grandma", "grandpa", "gustave", "ian", "iven", "iven2", "iven3", "iven4", "john", "kaukovalta", "klatt",
-    "klatt2", "klatt3", "klatt4", "klatt5", "klatt6", "linda", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "marcelo", "max",
-    "michel", "miguel", "mike2", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "steph",
-    "steph2", "steph3", "travis", "victor", "whisper", "whisperf", "zac",
+    "Alex", "Alicia", "Andrea", "Andy", "Annie", "AnxiousAndy", "Denis", "Diogo", "Gene", "Gene2", "Henrique",
+    "Hugo", "Jacky", "Lee", "Marco", "Mario", "Michael", "Mike", "Mr serious", "Nguyen", "Reed", "Storm", "Tweaky",
+    "adam", "anika", "announcer", "antonio", "aunty", "belinda", "benjamin", "boris", "caleb", "croak", "david",
+    "ed", "edward", "edward2", "f1", "f2", "f3", "f4", "f5", "grandma", "grandpa", "gustave", "ian", "iven",
+    "iven2", "iven3", "iven4", "john", "kaukovalta", "klatt", "klatt2", "klatt3", "klatt4", "klatt5", "klatt6",
+    "linda", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "marcelo", "max", "michel", "miguel", "mike2",
+    "norbert", "pablo", "paul", "pedro", "quincy", "rob", "robert", "sandro", "shelby", "steph", "steph2", "steph3",
+    "travis", "victor", "whisper", "whisperf", "zac",
 )  # fmt: skip
 
 RATE_WPM = (90, 215)
@@ -106,7 +107,7 @@ class Engine:
 
         source = Path(espeakng_loader.get_library_path())
         folder = tempfile.mkdtemp(prefix="lightsleeper-espeak-")
-        try:  # the loader maps the file, so the copy may go at once (where it may not, Windows, it stays in the temp folder)
+        try:  # the file is mapped, so the copy may go at once (on Windows it may not, and stays in the temp folder)
             copy = shutil.copy(source, folder)
             self._library = ctypes.CDLL(str(copy))
         finally:
@@ -117,6 +118,7 @@ class Engine:
         if self.rate_hz <= 0:
             raise UserError(f"espeak-ng would not start from {data.decode()} (code {self.rate_hz})")
         self._library.espeak_ng_SetRandSeed(1)  # initialising seeds its noise from the clock
+        self._variants = {file.name for file in Path(data.decode(), "voices", "!v").iterdir()}
         self._chunks: list[bytes] = []
         self._phones: list[tuple[int, int, bytes]] = []  # sample, text position (1-based characters), label
         self._callback: Any = _Callback(self._collect)  # a reference must outlive the calls
@@ -126,7 +128,8 @@ class Engine:
         """Speak ``text`` (words parted by single blanks). ``pitch`` 0..100, 50 is the variant's own."""
         library = self._library
         voice = f"{accent}+{variant}"
-        if library.espeak_SetVoiceByName(voice.encode()) != 0:
+        # An unknown variant is no error to espeak-ng: it speaks in the plain accent.
+        if variant not in self._variants or library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(f"espeak-ng has no voice '{voice}'")
         library.espeak_SetParameter(_RATE, rate_wpm, 0)
         library.espeak_SetParameter(_PITCH, pitch, 0)
@@ -182,8 +185,9 @@ class Engine:
 def word_times(text: str, phones: Sequence[tuple[int, int, bytes]], length: int) -> tuple[list[int], list[int]]:
     """First and last sample of each word of ``text``, from phoneme events (sample, text position, label).
 
-    A phoneme belongs to the word that its text position lies in. (The engine's own word events come a phoneme too early.)
-    Pairs such as "on the" are one entry in espeak's dictionary and carry one position: such a stretch is divided by letters.
+    A phoneme belongs to the word that its text position lies in. (The engine's word events come a phoneme too early.)
+    Pairs such as "on the" are one entry in espeak's dictionary and carry one position: their stretch is divided by
+    letters.
     """
     words = text.split(" ")
     offsets = np.cumsum([0] + [len(word) + 1 for word in words[:-1]]) + 1  # 1-based first character of each word
@@ -223,7 +227,7 @@ def _divide(start: int, end: int, words: Sequence[str]) -> list[tuple[int, int]]
 
 
 def _seed_c_library() -> None:
-    # The whispering and Klatt variants take their noise from the C library's rand(), which all copies of the engine share.
+    # The Klatt variants take their noise from the C library's rand(), which all copies of the engine share.
     try:
         ctypes.CDLL(None).srand(1)
     except (TypeError, OSError, AttributeError):  # Windows

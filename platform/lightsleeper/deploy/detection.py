@@ -64,8 +64,8 @@ def detect(
 ) -> Detection:
     """Match ``audio`` (S,) at the model's rate. ``start_s``: where it begins in its file; times count from there.
 
-    ``threshold`` None: the one stored with the model. Raises UserError when the keyword is too long for the model, or the
-    model is an encoder alone.
+    ``threshold`` None: the one stored with the model. Raises UserError when the keyword is too long for the model, or
+    the model is an encoder alone.
     """
     outputs = matcher.match(audio, keyword.phones, keyword.words)
     scores = matcher.scores(outputs)

@@ -77,6 +77,7 @@ def write_onnx(graph: ExportGraph, path: Path) -> None:
                 output_names=graph.outputs,
                 dynamic_shapes=shapes if any(shapes) else None,
                 opset_version=OPSET,
+                custom_translation_table={torch.ops.aten.logaddexp.default: _logaddexp},
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -90,6 +91,14 @@ def write_onnx(graph: ExportGraph, path: Path) -> None:
         # Traces of the Python source with the machine's paths: three times the size of the weights of a small model.
         node.metadata_props.clear()
     program.save(str(path), external_data=False)
+
+
+def _logaddexp(first: Any, second: Any) -> Any:
+    """log(exp(a) + exp(b)) in ONNX operators. onnxscript 0.7 writes it out as it stands: -inf below -87 in float32."""
+    from onnxscript import opset18 as op
+
+    distance = op.Abs(op.Sub(first, second))
+    return op.Add(op.Max(first, second), op.Log(op.Add(op.Exp(op.Neg(distance)), op.CastLike(1.0, first))))
 
 
 def metadata(graph: ExportGraph) -> dict[str, str]:

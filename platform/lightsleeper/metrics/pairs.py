@@ -81,8 +81,8 @@ class PairMetrics(RowMetric):
         return (kinds == 0) | (kinds == KINDS[kind])
 
     def _measure(self, chosen: Tensor, resamples: int) -> dict[str, Measurement]:
-        columns = [self.rows(column)[chosen] for column in ("scores", "labels", "episodes")]
-        return measure(*columns, resamples=resamples)
+        scores, labels, episodes = (self.rows(column)[chosen] for column in ("scores", "labels", "episodes"))
+        return measure(scores, labels, episodes, resamples=resamples)
 
 
 def _thin(thresholds: Tensor, frr: Tensor, far: Tensor) -> dict[str, list[float]]:

@@ -3,13 +3,18 @@
 The stages of a run (fit, finalize, test, export, benchmark) speak to models through this class only.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
 
 Batch = dict[str, Any]
@@ -72,3 +77,37 @@ class Family(L.LightningModule):
     def score(self, batch: Batch) -> dict[str, Tensor]:
         """Scores (B,) by scorer name, the shipped one first; larger means a likelier match."""
         raise NotImplementedError(f"{type(self).__name__} defines no score()")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A finished model on disk: what to build it with, and its weights."""
+
+    folder: Path
+    init_args: dict[str, Any]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Raises UserError when the file is missing or damaged."""
+        path = self.folder / "model.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot read the weights '{path}': {error}") from error
+
+    def misfit(self, error: RuntimeError) -> UserError:
+        """What to tell a user whose sizes differ from these weights."""
+        return UserError(f"init_from: sizes differ from '{self.folder}': {str(error).splitlines()[-1].strip()}")
+
+
+def read_model(source: str | Path, family: str, key: str) -> SavedModel:
+    """The finished ``family`` in a run or export folder, for argument ``key``. Raises UserError if there is none."""
+    folder = Path(source)
+    folder = folder / "export" if (folder / "export").is_dir() else folder
+    try:
+        description = json.loads((folder / "model.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{key}: no finished model in '{source}' (expected export/model.json of a run)") from error
+    found = str(description["class_path"]).rpartition(".")[2]
+    if found != family:
+        raise UserError(f"{key}: '{source}' holds a {found}, expected a {family}")
+    return SavedModel(folder, description["init_args"])

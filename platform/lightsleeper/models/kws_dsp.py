@@ -5,7 +5,6 @@ DSP cuts the frames into one run per token, and the distance between run means a
 encoder's CTC likelihood of the typed phones is a second score, and `fused` weighs both on validation.
 """
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.pairs import PairMetrics
-from lightsleeper.models.family import Batch, ExportGraph, Family
+from lightsleeper.models.family import Batch, ExportGraph, Family, SavedModel, read_model
 from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, PhonemeCTC, sample_audio
 from lightsleeper.nn.ctc import keyword_score, keyword_score_static
-from lightsleeper.nn.matching import Head, Partition, Pooling, read_weights
+from lightsleeper.nn.matching import Head, Partition, Pooling
 from lightsleeper.nn.schedule import noam, warmup_cosine
 from lightsleeper.nn.text import Token
 from lightsleeper.phones import BLANK, PHONES
@@ -34,7 +33,9 @@ class KeywordDSP(Family):
     """Open-vocabulary keyword spotter: does this clip say this text?
 
     Args:
-        encoder: Run or export folder of a trained PhonemeCTC, or its architecture as a mapping (random weights).
+        encoder: Run or export folder of a trained PhonemeCTC, or its architecture as a mapping (random weights); null
+            with ``init_from``.
+        init_from: Run or export folder of a finished KeywordDSP of the same sizes to start from (fine-tuning).
         text_encoder: ``phones``, ours and trained here, or a hub name or local folder of a transformers model, frozen
             (published: distilbert-base-uncased).
         token: One token a word (published) or a phone.
@@ -61,7 +62,8 @@ class KeywordDSP(Family):
 
     def __init__(
         self,
-        encoder: str | Path | dict[str, Any],
+        encoder: str | Path | dict[str, Any] | None = None,
+        init_from: str | Path | None = None,
         text_encoder: str = "phones",
         token: Token = "word",
         dim: int = 144,
@@ -84,6 +86,11 @@ class KeywordDSP(Family):
         super().__init__()
         if text_encoder != "phones" and token == "phone":
             raise ValueError(f"token: phone needs text_encoder: phones; '{text_encoder}' gives one token a word")
+        start = None if init_from is None else read_model(init_from, "KeywordDSP", "init_from")
+        if encoder is None:
+            if start is None:
+                raise ValueError("encoder: a trained PhonemeCTC is needed, or init_from")
+            encoder = dict(start.init_args["encoder"])
         self.encoder, encoder_architecture = load_encoder(encoder)
         if not train_encoder:
             self.encoder.requires_grad_(False)
@@ -109,11 +116,22 @@ class KeywordDSP(Family):
         )
         self.register_buffer("fusion", torch.tensor([1.0, 1.0, 0.0]))  # weights of dsp and ctc, bias
         self.register_buffer("threshold", torch.tensor(math.nan))
+        if start is not None:
+            self._start_from(start)
         self._bank: _FrameBank | None = None
         self.pair_metrics = nn.ModuleDict({name: PairMetrics() for name in self._scorers()})
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._architecture)
+
+    def _start_from(self, start: SavedModel) -> None:
+        try:
+            missing, unexpected = self.load_state_dict(start.weights(), strict=False)
+        except RuntimeError as error:
+            raise start.misfit(error) from error
+        missing = [name for name in missing if not name.startswith(tuple(f"heads.{p}." for p in self.compare))]
+        if missing or unexpected:
+            raise UserError(f"init_from: '{start.folder}' has other weights, first {[*missing, *unexpected][0]}")
 
     @property
     def head(self) -> Head:
@@ -184,7 +202,9 @@ class KeywordDSP(Family):
     def _candidate_texts(self, batch: Batch) -> list[str]:
         own = batch["text"]
         if "negative_phones" in batch and "negative_text" not in batch:
-            raise UserError("this data brings hard negatives as phones only; text_encoder needs words: set it to phones")
+            raise UserError(
+                "this data brings hard negatives as phones only; text_encoder needs words: set it to phones"
+            )
         hard = batch.get("negative_text", [[] for _ in own])
         rows = [
             [text, *hard[i], *(own[(i + k) % len(own)] for k in range(1, self.easy_negatives + 1))]
@@ -208,7 +228,7 @@ class KeywordDSP(Family):
 
     def _scorers(self) -> list[str]:
         """Names of all scores, the shipped one first under the empty name."""
-        return ["shipped", "dsp" if self.partition == "dsp" else self.partition, "ctc", *self.compare]
+        return ["shipped", self.partition, "ctc", *self.compare]
 
     def score(self, batch: Batch) -> dict[str, Tensor]:
         features, log_probs, frames = self._frames(batch)
@@ -218,9 +238,8 @@ class KeywordDSP(Family):
             distance = head(features, frames, batch["phones"], batch["words"], None, text)
             scores[name] = -distance.clamp(max=1e4)
         ctc = keyword_score(log_probs, frames, batch["phones"])
-        return {"shipped": self._ship(scores[self.partition], ctc), self.partition: scores[self.partition], "ctc": ctc} | {
-            name: scores[name] for name in self.compare
-        }
+        own = scores.pop(self.partition)
+        return {"shipped": self._ship(own, ctc), self.partition: own, "ctc": ctc, **scores}
 
     def _ship(self, dsp: Tensor, ctc: Tensor) -> Tensor:
         if self.shipped == "dsp":
@@ -293,7 +312,9 @@ class KeywordDSP(Family):
 
     def export_spec(self) -> list[ExportGraph]:
         if not self.head.needs_phones:
-            raise UserError("export needs text_encoder: phones (a pretrained text encoder is not part of the deliverable)")
+            raise UserError(
+                "export needs text_encoder: phones (a pretrained text encoder is not part of the deliverable)"
+            )
         tokens = EXPORT_WORDS if self.head.token == "word" else EXPORT_PHONES
         detector, enroll = _Detector(self), _Enroll(self, tokens)
         metadata = {
@@ -414,16 +435,9 @@ def load_encoder(source: str | Path | dict[str, Any]) -> tuple[PhonemeCTC, dict[
     if isinstance(source, dict):
         encoder = PhonemeCTC(**source)
         return encoder, encoder.architecture()
-    folder = Path(source)
-    folder = folder / "export" if (folder / "export").is_dir() else folder
-    try:
-        description = json.loads((folder / "model.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"encoder: no finished model in '{source}' (expected export/model.json of a run)") from error
-    if not description["class_path"].endswith(".PhonemeCTC"):
-        raise UserError(f"encoder: '{source}' holds a {description['class_path']}, expected PhonemeCTC")
-    encoder = PhonemeCTC(**description["init_args"])
-    encoder.load_state_dict(read_weights(folder / "model.safetensors"))
+    saved = read_model(source, "PhonemeCTC", "encoder")
+    encoder = PhonemeCTC(**saved.init_args)
+    encoder.load_state_dict(saved.weights())
     return encoder, encoder.architecture()
 
 
@@ -451,5 +465,3 @@ def _logistic_weights(features: Tensor, labels: Tensor, steps: int = 50) -> Tens
         optimizer.step(closure)
     slopes = F.softplus(raw[:-1]).detach() / spread
     return torch.cat([slopes, (raw[-1:].detach() - (slopes * center).sum())]).float()
-
-

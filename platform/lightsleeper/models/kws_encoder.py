@@ -7,6 +7,7 @@ unless an overlay says published.
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torchmetrics.text import WordErrorRate
 
 from lightsleeper.metrics.pairs import PairMetrics
-from lightsleeper.models.family import Batch, ExportGraph, Family
+from lightsleeper.models.family import Batch, ExportGraph, Family, SavedModel, read_model
 from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.conformer import Conformer, subsampled
 from lightsleeper.nn.ctc import greedy_phones, keyword_score
@@ -32,6 +33,7 @@ class PhonemeCTC(Family):
     """Conformer encoder with a CTC head over 39 phones and blank.
 
     Args:
+        init_from: Run or export folder of a finished PhonemeCTC of the same sizes to start from (fine-tuning).
         n_mels: Mel bands of the front end. Published: 80.
         dim: Width of the encoder. Published: 144.
         blocks: Conformer blocks. Published: 6.
@@ -57,6 +59,7 @@ class PhonemeCTC(Family):
 
     def __init__(
         self,
+        init_from: str | Path | None = None,
         n_mels: int = 40,
         dim: int = 144,
         blocks: int = 4,
@@ -100,11 +103,19 @@ class PhonemeCTC(Family):
         )
         self.head = nn.Linear(dim, CLASSES)
         self.register_buffer("threshold", torch.tensor(math.nan))
+        if init_from is not None:
+            self._start_from(read_model(init_from, "PhonemeCTC", "init_from"))
         self.error_rate = WordErrorRate()
         self.pair_metrics = PairMetrics()
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._architecture)
+
+    def _start_from(self, start: SavedModel) -> None:
+        try:
+            self.load_state_dict(start.weights())
+        except RuntimeError as error:
+            raise start.misfit(error) from error
 
     def encode(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Audio (B, S) with ``lengths`` (B,) samples to hidden (B, N, d) and encoder frames (B,)."""
@@ -176,7 +187,10 @@ class PhonemeCTC(Family):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
-            (p for p in self.parameters() if p.requires_grad), self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.98)
+            (p for p in self.parameters() if p.requires_grad),
+            self.lr,
+            weight_decay=self.weight_decay,
+            betas=(0.9, 0.98),
         )
         factor = (
             noam(self.warmup_steps)

@@ -17,7 +17,7 @@ NEGATIVE = -1e4  # masked attention score; finite, so that a row without keys gi
 
 
 def subsampled(frames: Any) -> Any:
-    """Encoder frames for feature frames (int or Tensor) under two unpadded stride-2, kernel-3 convolutions: 53 -> 12."""
+    """Encoder frames of feature frames (int or Tensor) under two unpadded stride-2, kernel-3 convolutions: 53, 12."""
     once = (frames - 1) // 2
     twice = (once - 1) // 2
     return twice.clamp(min=0) if isinstance(twice, Tensor) else max(twice, 0)

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightsleeper.nn.recurrence import recur
 from lightsleeper.phones import BLANK
 
 IMPOSSIBLE = -1e4  # log-likelihood of phones that do not fit into the frames; finite, so that scores stay rankable
 
 
 def keyword_score(log_probs: Tensor, lengths: Tensor, phones: Tensor) -> Tensor:
-    """Scores (B,), at most 0, of phones (B, P; 0-padded) under log-probabilities (B, N, C) of ``lengths`` (B,) frames."""
+    """Scores (B,), at most 0, of phones (B, P) 0-padded under log-probabilities (B, N, C) of ``lengths`` (B,)."""
     counts = (phones != BLANK).sum(1)
     log_likelihood = -F.ctc_loss(
         log_probs.transpose(0, 1), phones, lengths, counts, blank=BLANK, reduction="none", zero_infinity=False
@@ -27,43 +28,36 @@ def keyword_score(log_probs: Tensor, lengths: Tensor, phones: Tensor) -> Tensor:
 def keyword_score_static(log_probs: Tensor, phones: Tensor, count: Tensor) -> Tensor:
     """`keyword_score` of one clip without padding, as a graph that exports with any number of frames.
 
-    The forward recursion runs over label states, not over frames: within a state, staying on is a cumulative sum, so
-    each state is one (N, N) masked log-sum-exp. log_probs (N, C), phones (P,) 0-padded with ``count`` valid; P is
-    unrolled. Returns (1,).
+    log_probs (N, C), phones (P,) 0-padded with ``count`` (1,) valid. Returns (1,). The recursion over frames is a scan
+    over the 2 P + 1 states of the CTC graph.
     """
-    frames = log_probs.shape[0]
-    time = torch.arange(frames, device=log_probs.device)
-    earlier = time[:, None] <= time[None, :]  # (enter, leave)
-    start = (time == 0).to(log_probs.dtype)  # a clip may start in the first blank or the first phone
+    floor = IMPOSSIBLE * 10
+    states = torch.stack([torch.zeros_like(phones), phones], dim=1).flatten()  # blank, phone, blank, phone, ...
+    states = torch.cat([states, torch.zeros_like(states[:1])])
+    emissions = log_probs.index_select(1, states)  # (N, S)
+    place = torch.arange(states.shape[0], device=states.device)
+    before = torch.cat([states[:2], states[:-2]])
+    # Skipping the blank between two phones is allowed unless they are equal.
+    skip = torch.where((place % 2 == 1) & (place > 1) & (states != before), 0.0, floor)
+    start = torch.where(place < 2, 0.0, floor)
 
-    def stay(entering: Tensor, emission: Tensor) -> Tensor:
-        """Log-probability (N,) of being in a state at t, from that of entering it at t."""
-        total = emission.cumsum(0)
-        paths = entering[:, None] + emission[:, None] + (total[None, :] - total[:, None])
-        return paths.masked_fill(~earlier, IMPOSSIBLE * 10).logsumexp(0)
-
-    def after(state: Tensor) -> Tensor:
-        """Log-probability (N,) of having been in ``state`` one frame before."""
-        return torch.cat([torch.full_like(state[:1], IMPOSSIBLE * 10), state[:-1]])
-
-    at_start = (start - 1.0) * (-IMPOSSIBLE * 10)  # 0 at the first frame, impossible elsewhere
-    blank_emission = log_probs[:, BLANK]
-    blank = stay(at_start, blank_emission)
-    phone = torch.full_like(blank, IMPOSSIBLE * 10)
-    ends = []
-    for index in range(phones.shape[0]):
-        label = phones[index]
-        emission = log_probs.index_select(1, label[None])[:, 0]
-        entering = torch.logaddexp(after(blank), at_start) if index == 0 else after(blank)
-        if index:
-            repeated = (label == phones[index - 1]).to(log_probs.dtype)  # equal neighbours need a blank between
-            entering = torch.logaddexp(entering, after(phone) + repeated * IMPOSSIBLE * 10)
-        phone = stay(entering, emission)
-        blank = stay(after(phone), blank_emission)
-        ends.append(torch.logaddexp(phone[-1], blank[-1]))
-    log_likelihood = torch.stack(ends).gather(0, (count - 1).clamp(min=0))
+    alpha, _ = recur(_step, start + emissions[0], (emissions[1:], skip.expand_as(emissions[1:])))
+    last = alpha.gather(0, torch.cat([2 * count - 1, 2 * count]))
+    log_likelihood = last.logsumexp(0, keepdim=True)
     best = log_probs.amax(-1).sum()
     return ((log_likelihood - best) / count.clamp(min=1)).clamp(min=IMPOSSIBLE)
+
+
+def _step(alpha: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """One frame of the forward recursion: log-probabilities (S,) of all states, by staying, advancing or skipping."""
+    emission, skip = rows
+    floor = IMPOSSIBLE * 10
+    one = torch.cat([torch.full_like(alpha[:1], floor), alpha[:-1]])
+    two = torch.cat([torch.full_like(alpha[:2], floor), alpha[:-2]]) + skip
+    best = torch.maximum(alpha, torch.maximum(one, two))
+    total = (alpha - best).exp() + (one - best).exp() + (two - best).exp()
+    alpha = best + total.log() + emission
+    return alpha, alpha.sum()[None]  # a scan must put something out; the sum is not used
 
 
 def greedy_phones(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:

@@ -13,11 +13,14 @@ no token, has no partition: z is +inf, without gradient, and its cuts are all 0.
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from lightsleeper.nn.recurrence import recur
 
 Method = Literal["dsp", "equal", "random"]
 
-_CHUNK_BYTES = 32 << 20  # of one (rows, N, N) matrix; bounds the memory of thousands of rows on few clips
+_CHUNK_BYTES = 8 << 20  # of one (rows, N, N) or (rows, N, d) matrix: bounds memory; 2 to 32 MB ran equally fast
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
@@ -34,12 +37,12 @@ def prefix_sums(audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
     dtype = working_dtype(audio.device)
     frames = torch.arange(audio.shape[1], device=audio.device)
     padded = (frames >= audio_lengths[:, None])[:, :, None]
-    audio = audio.to(dtype).masked_fill(padded, 0)
-    offset = audio.new_zeros(audio.shape[0], 1, audio.shape[2])
+    audio = audio.masked_fill(padded, 0)
+    offset = audio.new_zeros(audio.shape[0], 1, audio.shape[2], dtype=dtype)
     if dtype == torch.float32:
-        offset = audio.detach().sum(1, keepdim=True) / audio_lengths.clamp_min(1)[:, None, None]
+        offset = audio.detach().sum(1, keepdim=True, dtype=dtype) / audio_lengths.clamp_min(1)[:, None, None]
         audio = (audio - offset).masked_fill(padded, 0)
-    return torch.nn.functional.pad(audio.cumsum(1), (0, 0, 1, 0)), offset
+    return F.pad(audio, (0, 0, 1, 0)).cumsum(1, dtype=dtype), offset
 
 
 def dsp_partition(
@@ -54,7 +57,8 @@ def dsp_partition(
     with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
         sums, offset = prefix_sums(audio, audio_lengths)
         targets = _prepare_tokens(tokens, offset, token_lengths, audio_index)
-        return _solve(sums, targets, *_rows(audio_lengths, token_lengths, audio_index), audio_index)
+        frames, counts = _rows(audio_lengths, token_lengths, audio_index)
+        return _solve(sums, targets, frames, counts, audio_index, _at_least_single(audio.dtype))
 
 
 def partition_distance(
@@ -82,7 +86,9 @@ def partition_distance(
         if cuts is None:
             with torch.no_grad():
                 if method == "dsp":
-                    cuts = _solve(sums.detach(), targets.detach(), frames, counts, audio_index)
+                    cuts = _solve(
+                        sums.detach(), targets.detach(), frames, counts, audio_index, _at_least_single(audio.dtype)
+                    )
                 elif method == "equal":
                     cuts = equal_cuts(frames, counts, tokens.shape[1])
                 elif method == "random":
@@ -90,7 +96,7 @@ def partition_distance(
                 else:
                     raise ValueError(f"method={method!r}, expected 'dsp', 'equal' or 'random'")
         z = _measure(sums, targets, cuts, frames, counts, audio_index)
-    return z.to(torch.promote_types(audio.dtype, torch.float32)), cuts
+    return z.to(_at_least_single(audio.dtype)), cuts
 
 
 def margin_loss(z: Tensor, label: Tensor, positive_margin: float = 0.2, negative_margin: float = 7.0) -> Tensor:
@@ -124,11 +130,11 @@ def random_cuts(
     cuts = keys.argsort(1)[:, :max_tokens] + 1
     needless = torch.arange(1, max_tokens + 1, device=device) >= token_lengths[:, None]
     cuts = torch.where(needless, audio_lengths[:, None], cuts).sort(1).values
-    return _pad_cuts(torch.nn.functional.pad(cuts, (1, 0)), audio_lengths, token_lengths)
+    return _pad_cuts(F.pad(cuts, (1, 0)), audio_lengths, token_lengths)
 
 
 def dsp_distance_static(audio: Tensor, tokens: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """z (B,) and cuts (B, M+1) of unpadded audio (B, N, d), for export: N may be dynamic, M is unrolled.
+    """z (B,) and cuts (B, M+1) of unpadded audio (B, N, d), for export: N may be dynamic, M is fixed.
 
     Same answer as ``partition_distance`` but for exact ties. float32 on centred audio; all token rows of the cost are
     built at once, (B, M, N, N), because a graph of few large nodes runs faster than one of many small ones.
@@ -137,7 +143,7 @@ def dsp_distance_static(audio: Tensor, tokens: Tensor, token_lengths: Tensor) ->
     frames = audio.shape[1]
     offset = audio.mean(1, keepdim=True)
     audio, tokens = audio - offset, tokens - offset
-    sums = torch.nn.functional.pad(audio.cumsum(1), (0, 0, 1, 0))  # (B, N+1, d)
+    sums = F.pad(audio.cumsum(1), (0, 0, 1, 0))  # (B, N+1, d)
     position = torch.arange(frames + 1, device=audio.device)
     length = position[None, :] - position[:, None]  # (from, to)
     inverse = torch.where(length > 0, 1.0 / length.clamp_min(1), 0.0).to(audio.dtype)
@@ -149,17 +155,23 @@ def dsp_distance_static(audio: Tensor, tokens: Tensor, token_lengths: Tensor) ->
     cost = (run[:, None] - 2 * cross + tokens.square().sum(-1)[:, :, None, None]).clamp_min(0).sqrt()
     cost = torch.where(length > 0, cost, torch.inf)  # (B, M, from, to)
 
-    best = [cost[:, 0, 0]]  # best[k][:, j]: k+1 runs over the first j frames
-    for k in range(1, most):
-        best.append((best[-1][:, :, None] + cost[:, k]).amin(1))
     end = torch.zeros_like(token_lengths) + frames
-    cuts = [end]
-    for k in range(most - 1, 0, -1):
-        column = cost[:, k].gather(2, cuts[0][:, None, None].expand(batch, frames + 1, 1))[:, :, 0]
-        cuts.insert(0, torch.where(token_lengths > k, (best[k - 1] + column).argmin(1), end))
+    first, later = (
+        cost[:, 0, 0].clone(memory_format=torch.contiguous_format),
+        cost[:, 1:].movedim(1, 0),
+    )  # (B, to), (M-1, B, from, to)
+    ends = end[None]
+    if most > 1:
+        _, best = recur(_extend, first, (later,))  # best[k][:, j]: k+2 runs over the first j frames
+        before = torch.cat([first[None], best[:-1]])
+        order = torch.arange(1, most, device=audio.device)
+        used = token_lengths > order[:, None]  # (M-1, B)
+        rows = (later.flip(0), before.flip(0), used.flip(0), end.expand(most - 1, batch))
+        _, cuts = recur(_trace, end, rows)
+        ends = torch.cat([cuts.flip(0), ends])
     # No partition: all runs empty, as in dsp_partition.
     solvable = (token_lengths >= 1) & (token_lengths <= frames)
-    cut = torch.stack([torch.zeros_like(token_lengths), *cuts], 1) * solvable[:, None]
+    cut = F.pad(ends.T, (1, 0)) * solvable[:, None]
 
     frame = position[None, None, :-1]
     inside = (frame >= cut[:, :-1, None]) & (frame < cut[:, 1:, None])  # (B, M, N)
@@ -170,24 +182,48 @@ def dsp_distance_static(audio: Tensor, tokens: Tensor, token_lengths: Tensor) ->
     return torch.where(solvable, z, torch.inf), cut
 
 
-def _solve(sums: Tensor, tokens: Tensor, frames: Tensor, counts: Tensor, audio_index: Tensor | None) -> Tensor:
-    """Cuts of all rows, a chunk of rows at a time; sums (A, N+1, d), tokens (B, M, d), frames and counts (B,)."""
+def _extend(best: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """One more run: best (B, from) and its cost (B, from, to) to best (B, to)."""
+    best = (best[:, :, None] + rows[0]).amin(1)
+    return best, best.clone()
+
+
+def _trace(end: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """One run back: where the run that ends at ``end`` (B,) starts; rows of padding tokens keep the clip's end."""
+    cost, before, used, clip_end = rows
+    column = cost.gather(2, end[:, None, None].expand(-1, cost.shape[1], 1))[:, :, 0]
+    end = torch.where(used, (before + column).argmin(1), clip_end)
+    return end, end.clone()
+
+
+def _solve(
+    sums: Tensor,
+    tokens: Tensor,
+    frames: Tensor,
+    counts: Tensor,
+    audio_index: Tensor | None,
+    precision: torch.dtype,
+) -> Tensor:
+    """Cuts of all rows, a chunk of rows at a time; sums (A, N+1, d), tokens (B, M, d), frames and counts (B,).
+
+    ``precision`` holds the distances; their squares are made in the working precision, where they cancel.
+    """
     rows, most = tokens.shape[:2]
     if rows == 0 or most == 0:
         return frames.new_zeros(rows, most + 1)
     counts = torch.where(counts > frames, 0, counts)
     # Run k ends at a position in [k, k + slack]: earlier leaves a run empty, later starves the runs to come.
     slack = max(int((frames - counts).masked_fill(counts == 0, 0).max()), 0)
-    unit = runs_squared(sums)
-    per_row = max((slack + 1) ** 2, 0 if audio_index is None else sums.shape[1] * sums.shape[2]) * sums.element_size()
-    chunk = max(_CHUNK_BYTES // per_row, 1)
+    shared = None if audio_index is None else runs_squared(sums)
+    chunk = max(_CHUNK_BYTES // (sums.shape[1] * max(sums.shape[1:]) * sums.element_size()), 1)
     cuts = []
     for start in range(0, rows, chunk):
         part = slice(start, start + chunk)
-        clips: Tensor | slice = part if audio_index is None else audio_index[part]
-        dots = sums[clips] @ tokens[part].mT  # (rows, N+1, M)
+        clips = sums[part] if audio_index is None else sums[audio_index[part]]
+        unit = runs_squared(clips) if audio_index is None or shared is None else shared[audio_index[part]]
+        dots = clips @ tokens[part].mT  # (rows, N+1, M)
         square = tokens[part].square().sum(-1)
-        cuts.append(_solve_chunk(unit, clips, dots, square, frames[part], counts[part], slack))
+        cuts.append(_solve_chunk(unit, dots, square, frames[part], counts[part], slack, precision))
     return torch.cat(cuts)
 
 
@@ -208,27 +244,32 @@ def _inverse_lengths(positions: int, like: Tensor) -> Tensor:
 
 
 def _solve_chunk(
-    unit: Tensor, clips: Tensor | slice, dots: Tensor, square: Tensor, frames: Tensor, counts: Tensor, slack: int
+    unit: Tensor,
+    dots: Tensor,
+    square: Tensor,
+    frames: Tensor,
+    counts: Tensor,
+    slack: int,
+    precision: torch.dtype,
 ) -> Tensor:
     """The dynamic programme over one chunk of rows, then the walk back.
 
-    unit (A, N+1, N+1) of ``runs_squared``, dots (B, N+1, M) prefix sum times token, square (B, M) squared tokens.
+    unit (B, N+1, N+1) of ``runs_squared``, dots (B, N+1, M) prefix sum times token, square (B, M) squared tokens.
     """
     rows, positions, most = dots.shape
-    unit = unit[clips]
     inverse = _inverse_lengths(positions, dots)
     dots = dots.mT.contiguous().mul_(-2)  # (B, M, N+1): rows of one token are contiguous
 
-    best = []  # best[k] (B, ends): least total of runs 0..k, by the end of run k in k+1 .. k+1+slack
+    best: list[Tensor] = []  # best[k] (B, ends): least total of runs 0..k, by the end of run k in k+1 .. k+1+slack
     for k in range(most):
         if k >= positions - 1:  # more tokens than frames: no row of this batch gets here
             break
         ends = slice(k + 1, min(k + 2 + slack, positions))
         starts = slice(0, 1) if k == 0 else slice(k, min(k + 1 + slack, positions))
         dot = dots[:, k]
-        cost = dot[:, ends, None] - dot[:, None, starts]
-        cost.mul_(inverse[ends, starts]).add_(unit[:, ends, starts]).add_(square[:, k, None, None])
-        cost.clamp_min_(0).sqrt_()
+        cost = unit[:, ends, starts] + square[:, k, None, None]
+        cost.addcmul_(dot[:, ends, None] - dot[:, None, starts], inverse[ends, starts])
+        cost = cost.to(precision).clamp_min_(0).sqrt_()
         best.append(cost[:, :, 0] if k == 0 else cost.add_(best[-1][:, None, :]).amin(2))
 
     # The argmins were not kept: one column of each cost matrix is cheaper to build again than argmin is to run.
@@ -239,7 +280,7 @@ def _solve_chunk(
         end = cuts[:, k + 1]
         dot = dots[:, k]
         column = (dot.gather(1, end[:, None]) - dot[:, starts]) * inverse[end, starts] + unit[row, end, starts]
-        column = (column + square[:, k, None]).clamp_min_(0).sqrt_().add_(best[k - 1])
+        column = (column + square[:, k, None]).to(precision).clamp_min_(0).sqrt_().add_(best[k - 1])
         cuts[:, k] = torch.where(counts > k, column.argmin(1) + k, frames)
     cuts[:, 0] = 0
     return cuts.masked_fill_((counts == 0)[:, None], 0)
@@ -265,6 +306,10 @@ def _prepare_tokens(tokens: Tensor, offset: Tensor, token_lengths: Tensor, audio
     moved = tokens.to(offset.dtype) - (offset if audio_index is None else offset[audio_index])
     padded = torch.arange(tokens.shape[1], device=tokens.device) >= token_lengths[:, None]
     return moved.masked_fill(padded[:, :, None], 0)
+
+
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _rows(audio_lengths: Tensor, token_lengths: Tensor, audio_index: Tensor | None) -> tuple[Tensor, Tensor]:

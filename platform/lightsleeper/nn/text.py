@@ -18,7 +18,7 @@ Token = Literal["word", "phone"]
 
 
 def pool_words(states: Tensor, words: Tensor, count: int) -> Tensor:
-    """Mean of states (B, P, d) over the phones of each word; words (B, P) are word numbers, -1 padding. (B, count, d)"""
+    """Mean of states (B, P, d) over the phones of each word: (B, count, d); words (B, P) are numbers, -1 padding."""
     member = (words[:, None, :] == torch.arange(count, device=words.device)[None, :, None]).to(states.dtype)
     return (member @ states) / member.sum(-1, keepdim=True).clamp(min=1)
 

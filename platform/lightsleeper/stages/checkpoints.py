@@ -71,10 +71,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]
-        reason = lines[0] if lines else "it holds objects that are no plain values"
+        foreign = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]
+        if not foreign:
+            raise UserError(f"checkpoint {path} cannot be read: it is no checkpoint, or damaged.") from error
         raise UserError(
-            f"the checkpoint cannot be read back safely: {reason}. Keep tensors and plain values in"
+            f"the checkpoint cannot be read back safely: {foreign[0]}. Keep tensors and plain values in"
             " state_dict() and save_hyperparameters()."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
@@ -92,8 +93,6 @@ class EpochBoundary(Callback):
         self.seed = seed
         self.complete = False
         """Training ended by itself (epochs, steps, early stopping); in the checkpoint, so that no resume trains on."""
-        self.interrupted = False
-        """Ctrl-C or SIGTERM ended it."""
         self._fresh = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -113,9 +112,6 @@ class EpochBoundary(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.complete = True
         trainer.save_checkpoint(self.path)
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.interrupted = isinstance(exception, KeyboardInterrupt)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         # The hook runs when the loop has already counted the next epoch as ready; a checkpoint between epochs has not.

@@ -139,7 +139,10 @@ class EpochLines(Callback):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM, which schedulers send, stops a run as Ctrl-C does; both work again after Lightning has ignored them."""
+    """SIGTERM, which schedulers send, stops what is inside as Ctrl-C does: with a KeyboardInterrupt.
+
+    Afterwards both signals do what they did before; Lightning has told the process to ignore a second Ctrl-C.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -151,6 +154,10 @@ def stoppable() -> Iterator[None]:
     signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,6 +1,5 @@
 """The fit stage: Lightning's Trainer with our checkpoints, metrics file and epoch lines, and nothing per step."""
 
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,7 @@ def fit(
 ) -> None:
     """Train ``parts.model``, from `last.ckpt` on where there is one.
 
-    ``follower``: as a rank above 0, which writes nothing. Raises KeyboardInterrupt when stopped by the user, after the
-    last finished epoch was kept.
+    ``follower``: as a rank above 0, which writes nothing. Stopped at any moment, it leaves the last finished epoch.
     """
     checkpoints = folder / CHECKPOINTS
     last = checkpoints / LAST
@@ -74,16 +72,7 @@ def fit(
         }
     )
     restore = str(last) if last.exists() else None
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(parts.model, datamodule=parts.data, ckpt_path=restore, weights_only=True if restore else None)
-    except SystemExit as error:  # what Lightning makes of Ctrl-C, after it has told the process to ignore a second one
-        if not boundary.interrupted:
-            raise
-        raise KeyboardInterrupt from error
-    finally:
-        if boundary.interrupted:
-            signal.signal(signal.SIGINT, handler)
+    trainer.fit(parts.model, datamodule=parts.data, ckpt_path=restore, weights_only=True if restore else None)
 
 
 def _callbacks(parts: Parts, folder: Path, log: Log) -> list[Callback]:

@@ -50,6 +50,11 @@ class Plan:
     def group(self) -> str:
         return recipes.group_hash(self.identity)
 
+    def recorded(self) -> recipes.Config:
+        """The config for the record, which holds no path of this machine."""
+        requires = {name: {"recipe": step.recipe.name, "hash": step.hash} for name, step in self.steps.items()}
+        return {**self.config, "requires": requires}
+
     def saved(self) -> recipes.Config:
         """The config for `recipe.yaml`: runs again to the same numbers, from any folder, whatever the files become."""
         shipped = recipes.shipped()

@@ -117,18 +117,19 @@ def finished_with(root: Path, recipe: str, config_hash: str, stages: set[str]) -
 def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Hold an exclusive lock file; yields False when somebody else holds it (never with ``wait``).
 
-    The kernel drops the lock with the process, so `kill -9` leaves none behind.
+    The kernel drops the lock with the process, so `kill -9` leaves none behind. It holds between processes only.
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no flock; runs are not protected from each other there
+    except ImportError:  # Windows has none; runs are not protected from each other there
         yield True
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+            # Not flock: data workers inherit that one, and outlive a killed run by some seconds.
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError):
             yield False
             return
         except OSError:  # a network disk without locks

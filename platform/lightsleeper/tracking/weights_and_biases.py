@@ -4,13 +4,14 @@ Online with a key and a network, offline without, never a prompt. Offline runs l
 `wandb sync`; a resumed run keeps its id, so W&B joins the pieces. What W&B would collect by itself (host and user
 name, command line, git remote) is switched off: the record's allow-list is what a run tells about its machine.
 
-Lineage offline: `use_artifact` refuses to run, so inputs are logged again with the same content and marked as used.
-On upload W&B recognises content it has and draws the edge to the version that is there.
+Lineage: inputs are logged again with the same content and marked as used, which works offline too (`use_artifact` by
+name does not). On upload W&B recognises content it has and draws the edge to the version that is there.
 """
 
 import json
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from lightsleeper.tracking.credentials import key_source
 from lightsleeper.tracking.record import Record, knobs, write_atomic
 
 INIT_TIMEOUT_S = 10.0
+UPLOAD_S = 60.0  # history and summary of a run: seconds on a slow line
+UPLOAD_BYTES_PER_S = 250_000  # 2 Mbit/s, for the models
 MODEL_FILES = ("model.json", "model.safetensors")
 
 
@@ -163,20 +166,25 @@ class WandbRun:
                 self._use(artifact)
 
     def finish(self, record: Record, folder: Path, exit_code: int) -> list[str]:
-        with suppress(Exception):  # the results are on disk; a tracker that fails now must not fail the run
+        exported = {Path(item["path"]).name: folder / item["path"] for item in record.artifacts}
+        paths = [*exported.values(), *(folder / "export" / name for name in MODEL_FILES)]
+        limit_s = UPLOAD_S + sum(path.stat().st_size for path in paths if path.exists()) / UPLOAD_BYTES_PER_S
+
+        def upload() -> None:
             self._run.summary.update(summary(record))
             if artifact := self._model(folder, record.recipe, record.run_id):
                 self._run.log_artifact(artifact, aliases=["latest", "finalized"])
-            exported = {Path(item["path"]).name: folder / item["path"] for item in record.artifacts}
             if exported:
                 formats = "-".join(sorted({item["format"] for item in record.artifacts}))
                 metadata = {"run_id": record.run_id, "artifacts": record.artifacts}
                 self._run.log_artifact(self._artifact(f"{record.recipe}-{formats}", formats, exported, metadata))
-        with suppress(Exception):
             self._run.finish(exit_code=exit_code)
+
+        complete = finish_within(upload, limit_s)
+        sync = f"wandb sync {'' if self._offline else '--include-online '}{folder / 'wandb'}/*run-*"
         if self._offline:
-            return [f"W&B upload: wandb sync {folder / 'wandb'}/offline-run-*"]
-        return [f"W&B: {self.state['url']}"]
+            return [f"W&B upload: {sync}"]
+        return [f"W&B: {self.state['url']}" if complete else f"W&B upload not complete; later: {sync}"]
 
     def _model(self, folder: Path, recipe: str, run_id: str) -> Any | None:
         files = {name: folder / "export" / name for name in MODEL_FILES}
@@ -195,11 +203,36 @@ class WandbRun:
         return artifact
 
     def _use(self, artifact: Any) -> None:
+        # What use_artifact does with a new artifact, but for waiting until the server has it: offline that is for ever.
+        # A private name of wandb 0.31; a test reads the log that it leaves.
         with suppress(Exception):
-            if not self._offline:
-                self._run.use_artifact(artifact)
-            else:  # the part of use_artifact that needs no server; a private name of wandb 0.31
-                self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+            self._run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+
+def finish_within(finish: Callable[[], None], limit_s: float) -> bool:
+    """Call ``finish`` and wait; past the limit, or on Ctrl-C, end W&B's service. False when it did not complete.
+
+    W&B itself would go on trying for hours when the network has gone. What it could not send is in its local log.
+    """
+    done = threading.Event()
+
+    def target() -> None:
+        with suppress(Exception):  # the results are on disk; a tracker that fails now must not fail the run
+            finish()
+            done.set()
+
+    thread = threading.Thread(target=target, name="W&B upload", daemon=True)
+    thread.start()
+    with suppress(KeyboardInterrupt):
+        thread.join(limit_s)
+    if not done.is_set():
+        with suppress(Exception):  # private names; without them the exit of Python would wait instead
+            from wandb.sdk import wandb_setup
+
+            connection: Any = wandb_setup.singleton()._connection
+            connection._cleanup()
+            connection._proc._process.terminate()
+    return done.is_set()
 
 
 def summary(record: Record) -> dict[str, Any]:

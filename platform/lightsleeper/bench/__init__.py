@@ -1,0 +1,1 @@
+"""Measurements of single kernels behind `lightning bench`."""

@@ -1,0 +1,113 @@
+"""`lightning bench`: measure the partition kernel, the data loader, or what the platform costs."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightsleeper.cli.sources import positive, write_json
+
+HELP = (
+    "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
+    "training step), overhead (`lightning run` against a bare Lightning script)."
+)
+TARGET_LOADER = 0.05
+TARGET_OVERHEAD = 1.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="what", metavar="dsp|loader|overhead", required=True)
+    dsp = kinds.add_parser("dsp", help="the batched partition: equality, speed, memory, latency")
+    dsp.add_argument("--rows", type=positive, metavar="B", help="pairs in the batch, default 256")
+    dsp.add_argument("--frames", type=positive, metavar="N", help="encoder frames a clip, default 50")
+    dsp.add_argument("--tokens", type=positive, nargs="+", metavar="M", help="tokens a text, default 4 20")
+    dsp.add_argument("--channels", type=positive, metavar="D", help="width of the embeddings, default 144")
+    dsp.add_argument("--repeats", type=positive, metavar="R", help="timed calls, default 5")
+    dsp.add_argument(
+        "--reference-rows", type=positive, metavar="R", help="rows the references are timed on, default 16"
+    )
+    dsp.add_argument("--threads", type=positive, metavar="N", help="torch threads; default: torch's own choice")
+    loader = kinds.add_parser("loader", help="data loading's share of a training step")
+    loader.add_argument("--steps", type=positive, default=60, metavar="N", help="training steps, default 60")
+    overhead = kinds.add_parser("overhead", help="the fit of `lightning run` against a bare Lightning script")
+    overhead.add_argument("--pairs", type=positive, default=10, metavar="N", help="interleaved pairs, default 10")
+    for kind in (loader, overhead):
+        kind.add_argument("recipes", nargs="*", default=["kws_encoder"], metavar="RECIPE", help="default: kws_encoder")
+        kind.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as trainer.max_epochs=1"
+        )
+        kind.add_argument("--runs-dir", metavar="DIR", help="where runs lie; overhead: default a temporary folder")
+    for kind in (dsp, loader, overhead):
+        kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
+
+
+def main(args: argparse.Namespace) -> int:
+    result = {"dsp": dsp, "loader": loader, "overhead": overhead}[args.what](args)
+    if args.json:
+        write_json(Path(args.json), result)
+    return 0
+
+
+def dsp(args: argparse.Namespace) -> dict[str, Any]:
+    from lightsleeper.bench import dsp as bench
+
+    return bench.run(args)
+
+
+def loader(args: argparse.Namespace) -> dict[str, Any]:
+    recipe, _ = _recipe(args)
+    from lightsleeper.bench import loader as bench
+    from lightsleeper.tracking.runs import runs_root
+
+    found = bench.run(recipe, runs_root(args.runs_dir), args.steps)
+    conditions = found["conditions"]
+    print(
+        f"loader: {found['recipe']}, batch {conditions['batch_size']}, {conditions['workers']} workers, "
+        f"{conditions['threads']} threads, torch {conditions['torch']}, lightning {conditions['lightning']}; "
+        f"median (10th-90th percentile) of {found['steps']} steps after {conditions['warm_up_steps']}"
+    )
+    for name, text in (
+        ("step_ms", "a step, loading included"),
+        ("wait_ms", "  of it waiting for data"),
+        ("ready_step_ms", "a step on batches in memory"),
+    ):
+        spread = found[name]
+        print(f"{text:30}{spread['median']:9.2f} ms ({spread['p10']:.2f}-{spread['p90']:.2f})")
+    _verdict("loading waits", found["wait_share"], TARGET_LOADER)
+    _verdict("loading slows steps by", found["slowdown"], TARGET_LOADER)
+    return found
+
+
+def overhead(args: argparse.Namespace) -> dict[str, Any]:
+    recipe, overrides = _recipe(args)
+    from lightsleeper.bench import overhead as bench
+
+    folder = None if args.runs_dir is None else Path(args.runs_dir)
+    found = bench.run(recipe, args.recipes, overrides, args.pairs, folder, lambda line: print(line, file=sys.stderr))
+    conditions = ", ".join(f"{name} {value}" for name, value in found["conditions"].items())
+    print(
+        f"overhead: {found['recipe']} {' '.join(found['overrides'])}; {found['pairs']} interleaved pairs; {conditions}"
+    )
+    print(f"{'seconds, medians':20}{'start':>9}{'fit':>9}{'stop':>9}")
+    for name, text in (("run", "lightning run"), ("bare", "bare script")):
+        print(f"{text:20}" + "".join(f"{found[name][part]:9.2f}" for part in ("start", "fit", "stop")))
+    low, high = min(found["ratios"]), max(found["ratios"])
+    reached = "reached" if found["ratio_upper"] <= TARGET_OVERHEAD else "MISSED"
+    print(
+        f"fit ratio: median {found['ratio']:.3f}, upper 95 % bound {found['ratio_upper']:.3f} "
+        f"(pairs {low:.3f}-{high:.3f}); target {TARGET_OVERHEAD}: {reached}"
+    )
+    return found
+
+
+def _recipe(args: argparse.Namespace) -> tuple[Any, list[str]]:
+    """The merged recipe and its overrides as `lightning run` takes them."""
+    from lightsleeper.recipe import load
+
+    overrides = [entry if entry.startswith("--") else f"--{entry}" for entry in args.set]
+    return load([Path(name) for name in args.recipes], overrides), overrides
+
+
+def _verdict(text: str, share: float, target: float) -> None:
+    print(f"{text:30}{100 * share:9.2f} % of a step; target {100 * target:.0f} %: "
+          f"{'reached' if share <= target else 'MISSED'}")  # fmt: skip

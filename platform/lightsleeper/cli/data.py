@@ -1,0 +1,163 @@
+"""`lightning data`: build, inspect or listen to the data of a recipe."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightsleeper.cli.sources import positive
+from lightsleeper.errors import UserError
+
+if TYPE_CHECKING:
+    import lightning as L
+
+HELP = (
+    "Build the data of a recipe, show what it holds, or write clips to listen to. Only `data:` of the recipe is used."
+)
+SHORTCUT_LIMIT = 0.55  # of AUC on hard pairs, for scorers that cannot know what was said
+CHECKED = ("duration", "phone_count", "text")  # duration_and_count is a fair cue, shown but not judged
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in (
+        ("build", "make the data, as a run would, and say where it lies"),
+        ("inspect", "sizes of the parts, what they share, and checks for shortcuts"),
+        ("listen", "write some clips as wav, with labels.csv"),
+    ):
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        action.add_argument("recipe", nargs="+", metavar="RECIPE", help="recipe, then overlays")
+        if name == "listen":
+            action.add_argument("--count", type=positive, default=8, metavar="N", help="clips to write, default 8")
+            action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+
+
+def main(args: argparse.Namespace) -> int:
+    data = data_module(args.recipe, args.overrides)
+    data.prepare_data()
+    data.setup("test" if args.action == "listen" else "fit")
+    if args.action == "listen":
+        listen(data, args.count, args.out)
+    elif args.action == "inspect":
+        return inspect(data)
+    else:
+        summary = _summary(data)
+        print(f"{type(data).__name__} {summary.get('hash', '')}: ready")
+        corpus = getattr(data, "corpus", None)
+        if corpus is not None:
+            print(f"in {corpus.folder}")
+    return 0
+
+
+def data_module(files: list[str], overrides: list[str]) -> "L.LightningDataModule":
+    """The data module of a recipe; raises UserError as `lightning validate` does."""
+    from lightsleeper.parsing import find_class, resolve
+    from lightsleeper.recipe import load
+    from lightsleeper.signatures import parser_of
+
+    section = resolve(load(files, overrides))["data"]
+    cls = find_class(section["class_path"])
+    parser = parser_of(cls)
+    return cls(**parser.instantiate(parser.parse_object(section["init_args"])).as_dict())
+
+
+def inspect(data: "L.LightningDataModule") -> int:
+    """Print the summary as tables; exit code 1 when a shortcut scorer passes the limit."""
+    from rich.console import Console
+    from rich.table import Table
+
+    summary = _summary(data)
+    console = Console()
+    console.print(f"{type(data).__name__} {summary.get('hash')}, protocol {summary.get('protocol')}", highlight=False)
+    counts = summary.get("counts") or {}
+    parts = {name: part for name, part in counts.items() if isinstance(part, dict)}
+    columns = list(dict.fromkeys(key for part in parts.values() for key in part if "_w" not in key))
+    table = Table("part", *columns)
+    for name, part in parts.items():
+        table.add_row(name, *(_shown(part.get(column)) for column in columns))
+    if parts:
+        console.print(table)
+    for name, value in counts.items():
+        if name not in parts:
+            console.print(f"{name}: {_shown(value)}", highlight=False)
+    _print_overlap(console, summary.get("overlap") or {})
+    shortcuts = data.shortcuts() if hasattr(data, "shortcuts") else {}
+    if not shortcuts:
+        return 0
+    table = Table("AUC on hard pairs of a scorer that sees only", *shortcuts)
+    for name in next(iter(shortcuts.values())):
+        table.add_row(name.replace("_", " "), *(f"{scores[name]:.3f}" for scores in shortcuts.values()))
+    console.print(table)
+    faults = [f"{part} {n}" for part, s in shortcuts.items() for n in CHECKED if max(s[n], 1 - s[n]) > SHORTCUT_LIMIT]
+    if faults:
+        console.print(f"above {SHORTCUT_LIMIT}, so hard pairs can be told without listening: {', '.join(faults)}")
+    return 1 if faults else 0
+
+
+def _print_overlap(console: Any, overlap: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    rows = {pair: shared for pair, shared in overlap.items() if isinstance(shared, dict)}
+    if rows:
+        kinds = list(dict.fromkeys(kind for shared in rows.values() for kind in shared))
+        table = Table("shared by", *kinds)
+        for pair, shared in rows.items():
+            table.add_row(pair, *(_shown(shared.get(kind)) for kind in kinds))
+        console.print(table)
+    for name, value in overlap.items():
+        if name not in rows:
+            console.print(f"shared {name}: {_shown(value)}", highlight=False)
+
+
+def listen(data: "L.LightningDataModule", count: int, folder: Path) -> None:
+    """Write ``count`` clips and labels.csv. A synthesised corpus gives words' times and how the clip was made."""
+    import csv
+
+    import soundfile
+
+    rows = list(_corpus_clips(data, count) if hasattr(data, "corpus") else _batch_clips(data, count))
+    if not rows:
+        raise UserError("the data holds no clip to write.")
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(rows[0][1])
+    with open(folder / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["file", *names])
+        writer.writeheader()
+        for number, (audio, labels) in enumerate(rows):
+            name = f"{number:03d}.wav"
+            soundfile.write(folder / name, audio, getattr(data, "sample_rate", 16_000), subtype="PCM_16")
+            writer.writerow({"file": name, **labels})
+    print(f"{len(rows)} clips and labels.csv written to {folder}")
+
+
+def _corpus_clips(data: Any, count: int) -> Any:
+    """Clips spread evenly over all parts."""
+    corpus = data.corpus
+    for number in range(min(count, len(corpus))):
+        clip = number * len(corpus) // min(count, len(corpus))
+        row = corpus.row(clip)
+        words = zip(row["text"].split(), row.pop("word_starts_s"), row.pop("word_ends_s"), strict=True)
+        times = " ".join(f"{word}:{start:.3f}-{end:.3f}" for word, start, end in words)
+        phones = zip(row.pop("phone_labels"), row.pop("phone_starts_s"), strict=True)
+        row["words_s"] = times
+        row["phones_s"] = " ".join(f"{label}:{start:.3f}" for label, start in phones)
+        yield corpus.audio(clip), {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def _batch_clips(data: Any, count: int) -> Any:
+    """Pairs of the first test set, as a model gets them."""
+    loaders = data.test_dataloader()
+    for batch in loaders[0] if isinstance(loaders, (list, tuple)) else loaders:
+        for row in range(len(batch["text"])):
+            if count == 0:
+                return
+            count -= 1
+            length = int(batch["audio_lengths"][row])
+            yield batch["audio"][row, :length].numpy(), {"text": batch["text"][row], "label": int(batch["label"][row])}
+
+
+def _summary(data: Any) -> dict[str, Any]:
+    return data.summary() if callable(getattr(data, "summary", None)) else {}
+
+
+def _shown(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

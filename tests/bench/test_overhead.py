@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_family
+import torch
+from lightsleeper import recipe as recipes
+from lightsleeper.bench import overhead
+from lightsleeper.bench.loader import Ready
+from lightsleeper.bench.overhead import Timing, summary
+from lightsleeper.errors import UserError
+from tiny_family import tiny_recipe
+
+
+def test_ratio_and_upper_bound_are_of_the_pairs():
+    bare = [Timing(1.0, fit, 0.5) for fit in (10.0, 20.0, 30.0, 10.0, 20.0)]
+    factors = [1.0, 1.01, 1.02, 1.03, 1.5]
+    ours = [Timing(2.0, timing.fit * factor, 1.0) for timing, factor in zip(bare, factors, strict=True)]
+    found = summary(ours, bare)
+    assert found["ratio"] == pytest.approx(1.02)
+    assert 1.02 < found["ratio_upper"] <= 1.5
+    assert found["ratios"] == pytest.approx(factors)
+    assert found["run"]["start"] == 2.0
+    assert found["bare"] == {"start": 1.0, "fit": 20.0, "stop": 0.5}
+
+
+def test_equal_pairs_have_no_spread():
+    timings = [Timing(1.0, fit, 1.0) for fit in np.linspace(1, 2, 10)]
+    assert summary(timings, timings)["ratio_upper"] == 1.0
+
+
+def test_pairs_alternate_and_leave_nothing_behind(tmp_path, monkeypatch):
+    order = []
+
+    def timed(side):
+        def run(*_):
+            order.append(side)
+            return Timing(1.0, 2.0, 3.0)
+
+        return run
+
+    monkeypatch.setattr(overhead, "_platform", timed("run"))
+    monkeypatch.setattr(overhead, "_bare", timed("bare"))
+    monkeypatch.setattr(overhead, "_config", lambda *_: {})
+    path = tiny_recipe(tmp_path)
+    told = []
+    found = overhead.run(recipes.load([path], []), [str(path)], ["--trainer.max_epochs=1"], 3, tell=told.append)
+    assert order == ["run", "run", "bare", "bare", "run", "run", "bare"]  # the first is the warm-up
+    assert found["pairs"] == 3
+    assert found["overrides"] == ["--trainer.max_epochs=1", "--run.stages=[fit]"]
+    assert found["conditions"]["torch"]
+    assert len(told) == 4
+
+
+def test_both_sides_train_the_same_steps(tmp_path, monkeypatch):
+    """Whole processes: the platform's run and the bare script, each once."""
+    path = tiny_recipe(tmp_path)
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("PYTHONPATH", str(Path(tiny_family.__file__).parent))
+    found = overhead.run(recipes.load([path], []), [str(path)], [], 1, folder)
+    assert found["run"]["fit"] > 0
+    assert found["bare"]["fit"] > 0
+    assert found["run"]["start"] > 0
+    assert found["bare"]["stop"] > 0
+    bare, ours = folder / "bare-0" / "checkpoints" / "last.ckpt", next(folder.glob("tiny/*/checkpoints/last.ckpt"))
+    steps = [torch.load(path, weights_only=True)["global_step"] for path in (bare, ours)]
+    assert steps == [24, 24]  # four epochs of six batches
+
+
+def test_a_process_that_fails_is_told_with_its_last_line(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="the bare script failed with exit code 1: KeyError"):
+        overhead._bare(tmp_path / "config.json", tmp_path)
+
+
+def test_batches_in_memory_can_be_read_again():
+    ready = Ready([1, 2])
+    assert (list(ready), list(ready), len(ready)) == ([1, 2], [1, 2], 2)

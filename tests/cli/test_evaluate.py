@@ -1,0 +1,95 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_matcher import tiny_runs
+
+RUN = "20260101-000000-abcd"
+TEXTS = ("yes", "no", "stop", "go")
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Twelve noisy clips of four texts by three speakers, with a manifest."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "text", "speaker"])
+        for index in range(12):
+            clip = generator.standard_normal(9_000 + 500 * index) * 0.2
+            soundfile.write(folder / f"{index}.wav", clip, 16_000)
+            writer.writerow([f"{index}.wav", TEXTS[index % 4], f"speaker {index % 3}"])
+    return folder
+
+
+def _evaluate(cli, source, *words):
+    return cli("evaluate", source, "--runs-dir", str(tiny_runs()), *words)
+
+
+def test_run_and_file_give_the_same_numbers_with_intervals(cli, recordings, tmp_path):
+    found = {}
+    for source in (RUN, str(tiny_runs() / "tiny" / RUN / "export" / "model.onnx")):
+        done = _evaluate(cli, source, "--data", str(recordings), "--json", str(tmp_path / "out.json"))
+        assert done.code == 0, done.err
+        content = json.loads((tmp_path / "out.json").read_text())
+        found[content["conditions"]["runtime"].split()[0]] = content["sets"]["test"]["shipped"]
+        assert "auc_hard" in done.out
+        assert "shipped" in done.out
+        assert "95 % interval" in done.out
+    assert found["torch"].keys() == found["onnxruntime"].keys()
+    for name, measured in found["torch"].items():
+        for part in ("value", "low", "high"):
+            other = found["onnxruntime"][name][part]
+            assert measured[part] == (None if other is None else pytest.approx(other, abs=1e-3))
+    hard = found["torch"]["auc_hard"]
+    assert 0 <= hard["low"] <= hard["value"] <= hard["high"] <= 1
+    assert hard["n"] > 0
+
+
+def test_the_data_section_of_a_recipe_is_used(cli, recordings, tmp_path):
+    recipe = tmp_path / "data.yaml"
+    init = {"path": str(recordings), "evaluate_only": True, "max_test_clips": 5}
+    recipe.write_text(f"data: {{class_path: AudioFolder, init_args: {json.dumps(init)}}}\n")
+    done = _evaluate(cli, RUN, "--data", str(recipe), "--json", str(tmp_path / "out.json"))
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "out.json").read_text())["sets"]["test"]["shipped"]["auc_easy"]["value"] is not None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (["EMPTY"], "has no manifest.csv"),
+        (["FOLDER", "none.yaml"], "expected folders only, or a recipe and overlays only"),
+        (["none.yaml"], "none.yaml"),
+        (["NODATA"], "the recipe has no section 'data'"),
+        (["WRONG"], "AudioFolder has no argument 'pth'. Did you mean 'path'?"),
+        (["UNKNOWN"], "no shipped class 'AudioFoldr'. Did you mean 'AudioFolder'?"),
+        (["FOLDER", "--split", "val"], "a folder is test data as a whole"),
+    ],
+)
+def test_mistakes_are_one_line(cli, recordings, tmp_path, data, message):
+    (tmp_path / "empty").mkdir()
+    contents = {
+        "NODATA": "trainer: {max_epochs: 1}",
+        "WRONG": "data: {class_path: AudioFolder, init_args: {pth: x}}",
+        "UNKNOWN": "data: {class_path: AudioFoldr}",
+    }
+    for name, text in contents.items():
+        (tmp_path / f"{name}.yaml").write_text(text + "\n")
+    names = {"EMPTY": str(tmp_path / "empty"), "FOLDER": str(recordings)}
+    names |= {name: str(tmp_path / f"{name}.yaml") for name in contents}
+    failed = _evaluate(cli, RUN, "--data", *(names.get(word, word) for word in data))
+    assert failed.code == 2
+    assert message in failed.err
+    assert len(failed.err.splitlines()) == 1
+
+
+def test_a_file_that_scores_no_keyword_is_refused(cli, recordings):
+    enroll = tiny_runs() / "tiny" / RUN / "export" / "enroll.onnx"
+    failed = _evaluate(cli, str(enroll), "--data", str(recordings))
+    assert failed.code == 2
+    assert "encoder that scores no keyword" in failed.err
