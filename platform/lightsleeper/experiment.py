@@ -27,7 +27,9 @@ from lightsleeper.stages import deliver, ranks
 from lightsleeper.stages.checkpoints import seed_everything
 from lightsleeper.stages.console import FILE as LOG
 from lightsleeper.stages.console import Log, stoppable
-from lightsleeper.stages.fit import fit
+from lightsleeper.stages.fit import Progress, fit
+from lightsleeper.stages.metrics_file import FILE as METRICS
+from lightsleeper.stages.metrics_file import kept_rows
 from lightsleeper.stages.plan import Plan, changed_keys, check, plan
 from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
@@ -181,6 +183,10 @@ class _Execution:
             self.log.say(self.tracker.note)
         with self.file.change() as record:
             record.tracking = self.tracker.state
+        done = Progress.of(self.folder)
+        self.tracker.replay(kept_rows(self.folder / METRICS, done.step))
+        if done.complete:
+            self.tracker.log_inputs(self.file.record, self.steps)
         stages: dict[str, Callable[[], dict[str, Any]]] = {
             "fit": lambda: self.fit(parts),
             "finalize": lambda: deliver.finalize(self.rebuilt(), self.folder, self.file.record),

@@ -47,10 +47,8 @@ def test_nonzeros_and_macs_are_counted(matcher):
 
 def test_calls_stop_at_the_repeats_or_at_the_budget():
     assert len(time_calls(lambda: None, repeats=50)) == 50
-    started = time.perf_counter()
     times = time_calls(lambda: time.sleep(0.01), repeats=10_000, budget_s=0.1)
     assert 5 <= len(times) < 20
-    assert time.perf_counter() - started < 1.0
     assert min(times) >= 10.0  # milliseconds
 
 

@@ -107,7 +107,7 @@ def test_cached_tokens_score_bit_identically() -> None:
     batch = random_batch()
     features, _, frames = model._frames(batch)
     tokens, counts = model.head.enroll(batch["phones"], batch["words"])
-    cached = model.head.match(model.head.audio_projector(features), frames, tokens.clone(), counts, None)
+    cached = model.head.match(model.head.audio_projector(features), frames, tokens.clone(), counts)
     assert torch.equal(cached, model.head(features, frames, batch["phones"], batch["words"]))
 
 

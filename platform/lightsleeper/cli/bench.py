@@ -105,6 +105,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, list[str]]:
     from lightsleeper.recipe import load
 
     overrides = [entry if entry.startswith("--") else f"--{entry}" for entry in args.set]
+    overrides += getattr(args, "overrides", [])
     return load([Path(name) for name in args.recipes], overrides), overrides
 
 

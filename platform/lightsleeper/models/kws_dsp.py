@@ -102,10 +102,11 @@ class KeywordDSP(Family):
             "projector_layers": projector_layers,
             "audio_features": audio_features,
             "partition": partition,
+            "compare": compare,
             "pooling": pooling,
             "score": score,
         }
-        self.partition, self.compare = partition, [p for p in compare or [] if p != partition]
+        self.partition, self.compare = partition, [p for p in compare or [] if p != partition]  # heads, shipped first
         self.loss, self.margin_positive, self.margin_negative = loss, margin_positive, margin_negative
         self.easy_negatives, self.train_encoder, self.shipped = easy_negatives, train_encoder, score
         self.lr, self.schedule, self.warmup_steps, self.weight_decay = lr, schedule, warmup_steps, weight_decay
@@ -118,7 +119,6 @@ class KeywordDSP(Family):
         self.register_buffer("threshold", torch.tensor(math.nan))
         if start is not None:
             self._start_from(start)
-        self._bank: _FrameBank | None = None
         self.pair_metrics = nn.ModuleDict({name: PairMetrics() for name in self._scorers()})
 
     def architecture(self) -> dict[str, Any]:
@@ -157,60 +157,44 @@ class KeywordDSP(Family):
         # 0.25: log-probabilities spread four times as wide as layer-normalised hidden states (measured)
         return torch.cat([hidden.float(), 0.25 * log_probs.clamp_min(-12)], dim=-1)
 
-    def on_fit_start(self) -> None:
-        if not self.train_encoder:
-            self._bank = _FrameBank(self)
-
-    def on_fit_end(self) -> None:
-        self._bank = None
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        if self._bank is None:
-            features, log_probs, frames = self._frames(batch)
-        else:
-            features, frames = self._bank.take(batch["index"])
-        phones, words, target = self._candidates(batch)
-        texts, batch_size = phones.shape[1], len(frames)
-        owner = torch.arange(batch_size, device=self.device).repeat_interleave(texts)
-        text = None if self.head.needs_phones else self._candidate_texts(batch)
+        features, log_probs, frames = self._frames(batch)
+        phones, words, index = self._candidates(batch)
+        mismatch = (phones[index] != phones[index[:, :1]]).any(-1)  # (B, texts); a text equal to the true one is none
+        texts = None if self.head.needs_phones else self._texts(batch)
         total = features.new_zeros(())
         for name, head in self.heads.items():
-            distance = head(features, frames, phones.flatten(0, 1), words.flatten(0, 1), owner, text)
-            loss = self._match_loss(distance.view(batch_size, texts), target, head)
-            self.log(f"train/loss_{name}", loss, batch_size=batch_size)
+            loss = self._match_loss(head(features, frames, phones, words, index, texts), mismatch, head)
+            self.log(f"train/loss_{name}", loss, batch_size=len(frames))
             total = total + loss
         if self.train_encoder:
             total = total + self.encoder.ctc_loss(log_probs, frames, batch["phones"])
-        self.log("train/loss", total, prog_bar=True, batch_size=batch_size)
+        self.log("train/loss", total, prog_bar=True, batch_size=len(frames))
         return total
 
     def _candidates(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Texts per clip, true one first: phones (B, 1+K+E, P), words, and the mask (B, 1+K+E) of real mismatches."""
-        own_phones, own_words = batch["phones"], batch["words"]
-        size = own_phones.shape[0]
-        pairs = [(own_phones[:, None], own_words[:, None])]
-        if "negative_phones" in batch:
-            pairs.append((batch["negative_phones"], batch["negative_words"]))
-        shifts = [(torch.arange(size, device=self.device) + k) % size for k in range(1, self.easy_negatives + 1)]
-        pairs += [(own_phones[s][:, None], own_words[s][:, None]) for s in shifts]
-        longest = max(p.shape[-1] for p, _ in pairs)
-        phones = torch.cat([F.pad(p, (0, longest - p.shape[-1]), value=BLANK) for p, _ in pairs], dim=1)
-        words = torch.cat([F.pad(w, (0, longest - w.shape[-1]), value=-1) for _, w in pairs], dim=1)
-        mismatch = (phones != phones[:, :1]).any(-1)
-        return phones, words, mismatch
+        """All texts of the batch, phones (R, P) and words (R, P), and which of them each clip meets: (B, 1 + K + E).
 
-    def _candidate_texts(self, batch: Batch) -> list[str]:
-        own = batch["text"]
+        Column 0 is the true text, then the clip's K hard ones, then E true texts of other clips.
+        """
+        phones, words = batch["phones"], batch["words"]
+        size = len(phones)
+        own = torch.arange(size, device=phones.device)[:, None]
+        columns = [own]
+        if "negative_phones" in batch:
+            hard = batch["negative_phones"]
+            longest = max(phones.shape[1], hard.shape[-1])
+            phones = torch.cat([_widen(phones, longest, BLANK), _widen(hard.flatten(0, 1), longest, BLANK)])
+            words = torch.cat([_widen(words, longest, -1), _widen(batch["negative_words"].flatten(0, 1), longest, -1)])
+            columns.append(size + own * hard.shape[1] + torch.arange(hard.shape[1], device=phones.device))
+        columns.append((own + torch.arange(1, self.easy_negatives + 1, device=phones.device)) % size)
+        return phones, words, torch.cat(columns, dim=1)
+
+    def _texts(self, batch: Batch) -> list[str]:
+        """Texts in the order of `_candidates`' rows."""
         if "negative_phones" in batch and "negative_text" not in batch:
-            raise UserError(
-                "this data brings hard negatives as phones only; text_encoder needs words: set it to phones"
-            )
-        hard = batch.get("negative_text", [[] for _ in own])
-        rows = [
-            [text, *hard[i], *(own[(i + k) % len(own)] for k in range(1, self.easy_negatives + 1))]
-            for i, text in enumerate(own)
-        ]
-        return [text for row in rows for text in row]
+            raise UserError("this data has hard negatives as phones only, not as text: set text_encoder: phones")
+        return [*batch["text"], *(text for row in batch.get("negative_text", []) for text in row)]
 
     def _match_loss(self, distance: Tensor, mismatch: Tensor, head: Head) -> Tensor:
         """Loss of distances (B, texts), column 0 the true text; texts equal to it, or unsolvable ones, are left out."""
@@ -235,7 +219,7 @@ class KeywordDSP(Family):
         text = None if self.head.needs_phones else batch["text"]
         scores = {}
         for name, head in self.heads.items():
-            distance = head(features, frames, batch["phones"], batch["words"], None, text)
+            distance = head(features, frames, batch["phones"], batch["words"], texts=text)
             scores[name] = -distance.clamp(max=1e4)
         ctc = keyword_score(log_probs, frames, batch["phones"])
         own = scores.pop(self.partition)
@@ -393,40 +377,6 @@ class _Enroll(nn.Module):
         return self.head.enroll(phones, words, max_tokens=self.max_tokens)
 
 
-class _FrameBank:
-    """Encoder outputs of the training set, computed once: the encoder is frozen, so epochs need it only once.
-
-    Filled in the fixed order of epoch 0, hence equal after a resume. Hidden states in float16: 60 kB a clip-second.
-    """
-
-    def __init__(self, model: KeywordDSP) -> None:
-        self.model = model
-        loader = model.trainer.datamodule.train_dataloader()
-        states: dict[int, Tensor] = {}
-        with torch.no_grad():
-            for batch in loader:
-                hidden, frames = model.encoder.encode(batch["audio"].to(model.device), batch["audio_lengths"])
-                for row, index in enumerate(batch["index"].tolist()):
-                    states[index] = hidden[row, : frames[row]].half().cpu()
-        size = max(states) + 1 if states else 0
-        self.lengths = torch.zeros(size, dtype=torch.long)
-        for index, state in states.items():
-            self.lengths[index] = len(state)
-        self.starts = F.pad(self.lengths.cumsum(0), (1, 0))
-        self.flat = torch.cat([states[i] for i in sorted(states)]) if states else torch.zeros(0, 1)
-
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, N, width) and frames (B,) of clips ``index``."""
-        frames = self.lengths[index]
-        time = torch.arange(int(frames.max()))
-        valid = time[None] < frames[:, None]
-        hidden = self.flat[(self.starts[index][:, None] + time).clamp(max=len(self.flat) - 1)].float()
-        hidden = (hidden * valid.unsqueeze(-1)).to(self.model.device)
-        with torch.no_grad():
-            log_probs = self.model.encoder.log_probs(hidden)
-        return self.model._features(hidden, log_probs), frames.to(self.model.device)
-
-
 def load_encoder(source: str | Path | dict[str, Any]) -> tuple[PhonemeCTC, dict[str, Any]]:
     """A PhonemeCTC and its architecture from a run or export folder, or from an architecture alone.
 
@@ -439,6 +389,10 @@ def load_encoder(source: str | Path | dict[str, Any]) -> tuple[PhonemeCTC, dict[
     encoder = PhonemeCTC(**saved.init_args)
     encoder.load_state_dict(saved.weights())
     return encoder, encoder.architecture()
+
+
+def _widen(rows: Tensor, width: int, value: int) -> Tensor:
+    return F.pad(rows, (0, width - rows.shape[-1]), value=value)
 
 
 def _label(scorer: str) -> str:

@@ -68,21 +68,31 @@ class Head(nn.Module):
         frames: Tensor,
         phones: Tensor,
         words: Tensor,
-        owner: Tensor | None = None,
+        index: Tensor | None = None,
         texts: list[str] | None = None,
     ) -> Tensor:
-        """Distances (B,) of texts to the clips ``owner`` (B,) names (None: text b to clip b); inf where n < m."""
-        tokens, counts = self.enroll(phones, words, texts)
-        return self.match(self.audio_projector(features), frames, tokens, counts, owner)
+        """Distances (A, K) of clip a to the texts ``index`` (A, K) picks of the R given; inf where n < m.
 
-    def match(self, audio: Tensor, frames: Tensor, tokens: Tensor, counts: Tensor, owner: Tensor | None) -> Tensor:
-        """Distances (B,) of projected audio (A, N, dim) and tokens (B, M, dim)."""
+        Phones and words are (R, P); a text that several clips meet is encoded once. ``index`` None: text a to clip a,
+        and the distances are (A,).
+        """
+        tokens, counts = self.enroll(phones, words, texts)
+        audio = self.audio_projector(features)
+        if index is None:
+            return self.match(audio, frames, tokens, counts)
+        rows = index.flatten()
+        return self.match(audio, frames, tokens[rows], counts[rows]).view_as(index)
+
+    def match(self, audio: Tensor, frames: Tensor, tokens: Tensor, counts: Tensor) -> Tensor:
+        """Distances (B,) of projected audio (A, N, dim) and tokens (B, M, dim); B / A consecutive rows share a clip."""
         with torch.autocast(audio.device.type, enabled=False):
             audio, tokens = audio.float(), tokens.float()
+            owner = None
+            if len(tokens) != len(audio):
+                owner = torch.arange(len(audio), device=audio.device).repeat_interleave(len(tokens) // len(audio))
             cuts = self._cut(audio, frames, tokens, counts, owner)
-            distances = token_distances(audio, tokens, cuts, owner)
             solvable = (counts <= (frames if owner is None else frames[owner])) & (counts > 0)
-            return self.pool(distances, counts).masked_fill(~solvable, math.inf)
+            return self.pool(token_distances(audio, tokens, cuts), counts).masked_fill(~solvable, math.inf)
 
     def cuts(
         self, features: Tensor, frames: Tensor, phones: Tensor, words: Tensor, texts: list[str] | None = None
@@ -107,7 +117,7 @@ class Head(nn.Module):
             raise UserError(f"export needs partition: dsp; '{self.partition}' is a baseline")
         audio = self.audio_projector(features)
         _, cuts = dsp_distance_static(audio, tokens, counts)
-        distances = token_distances(audio, tokens, cuts, None)
+        distances = token_distances(audio, tokens, cuts)
         solvable = (counts <= features.shape[1]) & (counts > 0)
         return torch.where(solvable, self.pool(distances, counts), math.inf), cuts
 
@@ -120,12 +130,15 @@ class Head(nn.Module):
         return (weight * distances).sum(1)
 
 
-def token_distances(audio: Tensor, tokens: Tensor, cuts: Tensor, owner: Tensor | None) -> Tensor:
-    """L2 distances (B, M) between run means of audio (A, N, d) and tokens (B, M, d), with gradient; 0 for padding."""
+def token_distances(audio: Tensor, tokens: Tensor, cuts: Tensor) -> Tensor:
+    """L2 distances (B, M) between run means of audio (A, N, d) and tokens (B, M, d), with gradient; 0 for padding.
+
+    B / A consecutive rows share a clip.
+    """
     frame = torch.arange(audio.shape[1], device=audio.device)[None, None, :]
     inside = ((frame >= cuts[:, :-1, None]) & (frame < cuts[:, 1:, None])).to(audio.dtype)  # (B, M, N)
-    sums = inside @ (audio if owner is None else audio[owner])
-    means = sums / (cuts[:, 1:] - cuts[:, :-1]).clamp(min=1).unsqueeze(-1)
-    present = inside.sum(-1) > 0
+    sizes = inside.sum(-1)
+    shared = inside.unflatten(0, (audio.shape[0], -1)).flatten(1, 2)  # (A, B / A * M, N): clips are not copied
+    means = (shared @ audio).view_as(tokens) / sizes.clamp(min=1).unsqueeze(-1)
     # Epsilon inside the root: the norm has no gradient at zero.
-    return torch.where(present, ((means - tokens).square().sum(-1) + 1e-8).sqrt(), 0.0)
+    return torch.where(sizes > 0, ((means - tokens).square().sum(-1) + 1e-8).sqrt(), 0.0)

@@ -56,9 +56,7 @@ class EncoderStream:
         if None in encoder.context_frames():
             raise ValueError("streaming needs past_frames and future_frames; the encoder attends to the whole clip")
         if frontend.normalize == "clip":
-            raise ValueError(
-                "streaming needs normalize: running or none; 'clip' subtracts the whole clip's mean"
-            )
+            raise ValueError("streaming needs normalize: running or none; 'clip' subtracts the whole clip's mean")
         self.frontend, self.encoder = frontend, encoder
         self.blocks = [_BlockStream(block) for block in encoder.blocks]
         self.samples: Tensor = torch.zeros(1, 0)

@@ -69,7 +69,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint on the CPU, without running code from it; raises UserError when it cannot be read so."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # weights stay on disk until used
     except UnpicklingError as error:
         foreign = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]
         if not foreign:

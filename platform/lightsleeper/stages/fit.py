@@ -1,6 +1,7 @@
 """The fit stage: Lightning's Trainer with our checkpoints, metrics file and epoch lines, and nothing per step."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,25 @@ class DataReady(Callback):
         self._action(trainer.datamodule)  # type: ignore[attr-defined]
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the fit of a run folder has come."""
+
+    step: int = 0
+    """Optimizer steps in the last checkpoint; 0 when there is none."""
+    epoch: int = 0
+    """Finished epochs."""
+    complete: bool = False
+
+    @classmethod
+    def of(cls, folder: Path) -> "Progress":
+        path = folder / CHECKPOINTS / LAST
+        if not path.exists():
+            return cls()
+        state = load_checkpoint(path)
+        return cls(state["global_step"], state["epoch"], is_complete(state))
+
+
 def fit(
     parts: Parts,
     folder: Path,
@@ -49,20 +69,17 @@ def fit(
     """
     checkpoints = folder / CHECKPOINTS
     last = checkpoints / LAST
-    step = 0
-    if last.exists():
-        state = load_checkpoint(last)
-        step = state["global_step"]
-        if is_complete(state):
-            log.say(f"fit: complete at step {step}")
-            return
-        log.say(f"fit: continuing after epoch {state['epoch']} at step {step}")
-        del state
+    done = Progress.of(folder)
+    if done.complete:
+        log.say(f"fit: complete at step {done.step}")
+        return
+    if done.step:
+        log.say(f"fit: continuing after epoch {done.epoch} at step {done.step}")
     boundary = EpochBoundary(checkpoints, parts.seed)
     trainer = L.Trainer(
         **{
             **parts.trainer_args,
-            "logger": False if follower else [MetricsFile(folder / METRICS, step), *loggers],
+            "logger": False if follower else [MetricsFile(folder / METRICS, done.step), *loggers],
             "callbacks": [boundary, *([DataReady(data_ready)] if data_ready else []), *_callbacks(parts, folder, log)],
             "plugins": _plugins(parts.trainer_args.get("plugins")),
             "default_root_dir": folder,
@@ -71,7 +88,7 @@ def fit(
             "enable_model_summary": False,  # the table at the end has the size
         }
     )
-    restore = str(last) if last.exists() else None
+    restore = str(last) if done.step else None
     trainer.fit(parts.model, datamodule=parts.data, ckpt_path=restore, weights_only=True if restore else None)
 
 

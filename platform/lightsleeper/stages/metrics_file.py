@@ -26,7 +26,7 @@ class MetricsFile(Logger):
     def __init__(self, path: Path, start_step: int = 0) -> None:
         super().__init__()
         self.path = path
-        kept = [row for row in read_rows(path) if int(row["step"]) < start_step]
+        kept = kept_rows(path, start_step)
         self._columns = list(kept[0]) if kept else list(FIXED)
         self._rewrite(kept)
 
@@ -67,3 +67,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     text = path.read_text(encoding="utf-8")
     reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     return [row for row in reader if None not in row and None not in row.values() and row["step"].isdigit()]
+
+
+def kept_rows(path: Path, start_step: int) -> list[dict[str, str]]:
+    """The rows of steps below ``start_step``, at which a resumed fit continues."""
+    return [row for row in read_rows(path) if int(row["step"]) < start_step]

@@ -10,6 +10,7 @@ name does not). On upload W&B recognises content it has and draws the edge to th
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,7 +25,7 @@ from lightsleeper.tracking.credentials import key_source
 from lightsleeper.tracking.record import Record, knobs, write_atomic
 
 INIT_TIMEOUT_S = 10.0
-UPLOAD_S = 60.0  # history and summary of a run: seconds on a slow line
+UPLOAD_S = 120.0  # history and summary of a run: seconds on a slow line
 UPLOAD_BYTES_PER_S = 250_000  # 2 Mbit/s, for the models
 MODEL_FILES = ("model.json", "model.safetensors")
 
@@ -37,6 +38,9 @@ class Tracker(Protocol):
     """The record's `tracking` entry."""
     note: str
     """One line for the user about where the run is tracked; may be empty."""
+
+    def replay(self, rows: list[dict[str, str]]) -> None:
+        """Log the rows of `metrics.csv` again where an earlier process' log of them never left this machine."""
 
     def log_inputs(self, record: Record, steps: Mapping[str, Path]) -> None:
         """Name the corpus and the required steps' models as inputs."""
@@ -52,6 +56,9 @@ class Untracked:
         self.loggers: list[Logger] = []
         self.state: dict[str, Any] = {"mode": "disabled"}
         self.note = ""
+
+    def replay(self, rows: list[dict[str, str]]) -> None:
+        pass
 
     def log_inputs(self, record: Record, steps: Mapping[str, Path]) -> None:
         pass
@@ -119,14 +126,22 @@ def _init(mode: str, arguments: Mapping[str, Any]) -> Any:
         disable_git=True,
         x_disable_meta=True,
     )
+    before = logs(Path(arguments["dir"]))
     try:
         run = wandb.init(**arguments, mode=mode, resume="allow", reinit="finish_previous", settings=quiet)
     except BaseException:
         wandb.teardown()  # its service still holds the id: the offline run could not start
+        for empty in logs(Path(arguments["dir"])) - before:
+            shutil.rmtree(empty, ignore_errors=True)
         raise
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return run
+
+
+def logs(folder: Path, kind: str = "*run-") -> set[Path]:
+    """W&B's own log folders of a run: `offline-run-*` and, online, `run-*`."""
+    return set((folder / "wandb").glob(f"{kind}[0-9]*"))
 
 
 def _reason(error: Exception) -> str:
@@ -153,6 +168,18 @@ class WandbRun:
             "url": run.url or None,
         }
         self.note = f"W&B: offline ({offline_because})" if self._offline else f"W&B: {run.url}"
+
+    def replay(self, rows: list[dict[str, str]]) -> None:
+        # Each offline process of a run has a log of its own, and a killed one a damaged log, which `wandb sync` refuses
+        # together with its neighbours. The newest log therefore gets everything and replaces the older ones.
+        older = {folder for folder in logs(self._folder, "offline-run-") if str(folder) not in str(self._run.dir)}
+        if not older:
+            return
+        for row in rows:
+            values = {name: float(value) for name, value in row.items() if value and name != "step"}
+            self._run.log({**values, "trainer/global_step": int(row["step"])})
+        for folder in older:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def log_inputs(self, record: Record, steps: Mapping[str, Path]) -> None:
         if record.data.get("hash"):
@@ -181,10 +208,10 @@ class WandbRun:
             self._run.finish(exit_code=exit_code)
 
         complete = finish_within(upload, limit_s)
-        sync = f"wandb sync {'' if self._offline else '--include-online '}{folder / 'wandb'}/*run-*"
         if self._offline:
-            return [f"W&B upload: {sync}"]
-        return [f"W&B: {self.state['url']}" if complete else f"W&B upload not complete; later: {sync}"]
+            return [f"W&B upload: wandb sync {folder / 'wandb'}/offline-run-*"]
+        later = f"W&B upload not complete; later: wandb sync --include-online {folder / 'wandb'}/run-*"
+        return [f"W&B: {self.state['url']}" if complete else later]
 
     def _model(self, folder: Path, recipe: str, run_id: str) -> Any | None:
         files = {name: folder / "export" / name for name in MODEL_FILES}
@@ -226,6 +253,8 @@ def finish_within(finish: Callable[[], None], limit_s: float) -> bool:
     with suppress(KeyboardInterrupt):
         thread.join(limit_s)
     if not done.is_set():
+        loud = threading.excepthook
+        threading.excepthook = lambda details: None if "wandb" in str(details.thread) else loud(details)
         with suppress(Exception):  # private names; without them the exit of Python would wait instead
             from wandb.sdk import wandb_setup
 

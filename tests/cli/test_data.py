@@ -1,0 +1,105 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+from lightsleeper.data.spoken_phrases import SpokenPhrases
+
+RECIPE = """\
+# Tiny spoken phrases.
+model: {class_path: lightning.pytorch.demos.boring_classes.BoringModel}
+data:
+  class_path: SpokenPhrases
+  init_args:
+    train_phrases: 80
+    vocabulary: 500
+    max_words: 2
+    episodes: 4
+    validation_episodes: 2
+    held_out_voices: 6
+"""
+
+
+@pytest.fixture(scope="module")
+def phrases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe whose corpus lies in its own cache, built by the first test that needs it."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(phrases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(phrases / "cache"))
+    monkeypatch.chdir(phrases)
+
+
+def test_build_makes_the_corpus_and_says_where_it_lies(cli: Callable, phrases: Path) -> None:
+    result = cli("data", "build", "tiny.yaml")
+    assert result.code == 0, result.err
+    place = next((phrases / "cache" / "corpora").iterdir())
+    assert place.name in result.out
+    assert str(place) in result.out.replace("\n", "")
+
+
+def test_overrides_reach_the_data(cli: Callable, phrases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(SpokenPhrases, "prepare_data", lambda self: seen.append(self.spec.train_phrases))
+    monkeypatch.setattr(SpokenPhrases, "setup", lambda self, stage=None: None)
+    monkeypatch.setattr(SpokenPhrases, "summary", lambda self: {})
+    monkeypatch.setattr(SpokenPhrases, "corpus", None)
+    assert cli("data", "build", "tiny.yaml", "--data.train_phrases=96").code == 0
+    assert seen == [96]
+
+
+def test_inspect_shows_sizes_overlap_and_shortcuts(cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.setattr("lightsleeper.cli.data.SHORTCUT_LIMIT", 0.8)  # so few pairs prove nothing
+    result = cli("data", "inspect", "tiny.yaml")
+    assert result.code == 0, result.err
+    for word in ("unseen_words", "train/unseen_words", "hours", "episodes", "P1", "phone count"):
+        assert word in result.out
+
+
+def test_inspect_fails_when_hard_pairs_can_be_told_without_listening(
+    cli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheat = {"duration": 0.7, "phone_count": 0.5, "text": 0.5, "duration_and_count": 0.9}
+    monkeypatch.setattr(SpokenPhrases, "shortcuts", lambda self: {"test": cheat})
+    result = cli("data", "inspect", "tiny.yaml")
+    assert result.code == 1
+    assert "test duration" in result.out
+
+
+def test_listen_writes_wav_files_with_the_words_times(cli: Callable, tmp_path: Path) -> None:
+    result = cli("data", "listen", "tiny.yaml", "--count", "5", "--out", str(tmp_path / "out"))
+    assert result.code == 0, result.err
+    with open(tmp_path / "out" / "labels.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5
+    assert len({row["part"] for row in rows}) > 1
+    for row in rows:
+        audio, rate = soundfile.read(tmp_path / "out" / row["file"])
+        assert rate == 16_000
+        assert len(audio) / rate == pytest.approx(float(row["seconds"]), abs=1e-3)
+        words = [entry.split(":") for entry in row["words_s"].split(" ")]
+        assert [word for word, _ in words] == row["text"].split()
+        assert all(0 <= float(t) <= float(row["seconds"]) for _, span in words for t in span.split("-"))
+
+
+def test_an_action_and_a_recipe_are_needed(cli: Callable) -> None:
+    assert cli("data").code == 2
+    assert cli("data", "sing", "tiny.yaml").code == 2
+    result = cli("data", "build", "nowhere.yaml")
+    assert result.code == 2
+    assert "nowhere" in result.err
+
+
+def test_a_wrong_argument_of_the_data_is_named(cli: Callable) -> None:
+    result = cli("data", "build", "tiny.yaml", "--data.train_frases=5")
+    assert result.code == 2
+    assert "train_phrases" in result.err
+    result = cli("data", "build", "tiny.yaml", "--data.held_out_words=3")
+    assert result.code == 2
+    assert "held_out_words" in result.err
