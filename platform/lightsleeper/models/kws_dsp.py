@@ -348,22 +348,22 @@ class KeywordDSP(Family):
 
 
 class _Detector(nn.Module):
-    """The run-time graph: one clip, one enrolled keyword."""
+    """The run-time graph, one clip and one enrolled keyword; it holds the parts that ship and no other."""
 
     def __init__(self, model: KeywordDSP) -> None:
         super().__init__()
-        self.model = model
+        self.encoder, self.head = model.encoder, model.head
+        self._features, self._ship = model._features, model._ship
 
     def forward(
         self, audio: Tensor, tokens: Tensor, token_count: Tensor, phones: Tensor, phone_count: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        model = self.model
-        hidden = model.encoder.encode_clip(audio)
-        log_probs = model.encoder.log_probs(hidden)
-        distance, cuts = model.head.match_static(model._features(hidden, log_probs), tokens, token_count)
+        hidden = self.encoder.encode_clip(audio)
+        log_probs = self.encoder.log_probs(hidden)
+        distance, cuts = self.head.match_static(self._features(hidden, log_probs), tokens, token_count)
         ctc = keyword_score_static(log_probs[0], phones[0], phone_count)
         dsp = -distance.clamp(max=1e4)
-        return model._ship(dsp, ctc), dsp, ctc, cuts
+        return self._ship(dsp, ctc), dsp, ctc, cuts
 
 
 class _Enroll(nn.Module):
