@@ -28,6 +28,7 @@ VARIANTS = {
     "several validations": ("--trainer.val_check_interval=0.5",),
     "last epoch ships": ("--run.monitor=null",),
     "early stopping": EARLY_STOPPING,
+    "compression": ("--callbacks.prune={class_path: tiny_family.TinyPrune}",),
 }
 
 

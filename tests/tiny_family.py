@@ -16,7 +16,9 @@ import torch
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import ExportGraph, Family
+from lightsleeper_callbacks.base import Compression, Phase
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -146,6 +148,43 @@ class Counting(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.steps = state_dict["steps"]
+
+
+class Mask(nn.Module):
+    """Parametrisation that zeroes where ``mask`` is zero."""
+
+    mask: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones_like(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+class TinyPrune(Compression):
+    """Zeroes half of the first layer by the middle of the training."""
+
+    phase = Phase.PRUNE
+
+    def prepare(self, module: Any) -> None:
+        parametrize.register_parametrization(module.net[0], "weight", Mask(module.net[0].weight))
+
+    def step(self, module: Any, progress: float) -> None:
+        layer = module.net[0].parametrizations.weight
+        count = int(min(progress, 0.5) * layer.original.numel())
+        layer[0].mask.fill_(1).view(-1)[layer.original.abs().flatten().argsort()[:count]] = 0
+
+    def settled(self, progress: float) -> bool:
+        return progress >= 0.5
+
+    def finalize(self, module: Any) -> tuple[Any, None]:
+        parametrize.remove_parametrizations(module.net[0], "weight")
+        return module, None
+
+    def report(self, module: Any) -> dict[str, float]:
+        return {"compress/sparsity": float((module.net[0].weight == 0).float().mean())}
 
 
 def maybe_stop(place: str, number: int) -> None:

@@ -133,7 +133,8 @@ def _execute(todo: Plan, folder: Path, runs_dir: Path) -> None:
         except BaseException as error:
             log.failure(error)
             told = _told(error, folder)
-            execution.end("failed", " ".join(str(told).split()) or type(error).__name__)
+            kind = "" if isinstance(told, UserError) else f"{type(told).__name__}: "
+            execution.end("failed", kind + " ".join(str(told).split()))
             execution.close(1)
             if told is error:
                 raise

@@ -17,16 +17,15 @@ def _cuts(*values):
     [({"token": "word", "frame_ms": "40"}, _cuts(0, 5, 12, 12)), ({"token": "phone"}, _cuts(0, 1, 3, 5, 9, 12, 12))],
 )
 def test_words_span_their_tokens(metadata, cuts):
-    times = word_times(cuts, TURN_ON, metadata, start_s=0.5)
-    assert [time.text for time in times] == ["turn", "on"]
-    assert [round(time.end_s, 3) for time in times] == [0.7, 0.98]
-    assert times[0] == Word("turn", 0.5, times[1].start_s)
+    times = word_times(cuts, TURN_ON, metadata, duration_s=0.56, start_s=0.5)
+    # Twelve frames of 40 ms in a clip of 560 ms: 40 ms are left on either side of them.
+    assert times == [Word("turn", 0.5, pytest.approx(0.74)), Word("on", pytest.approx(0.74), 1.06)]
 
 
 def test_places_that_are_no_partition_give_no_times():
-    assert word_times({}, TURN_ON, {}) == []
-    assert word_times(_cuts(0, 0, 0), TURN_ON, {"token": "word"}) == []
-    assert word_times(_cuts(0, 4), TURN_ON, {"token": "word"}) == []
+    assert word_times({}, TURN_ON, {}, 1.0) == []
+    assert word_times(_cuts(0, 0, 0), TURN_ON, {"token": "word"}, 1.0) == []
+    assert word_times(_cuts(0, 4), TURN_ON, {"token": "word"}, 1.0) == []
 
 
 def test_an_encoder_alone_detects_nothing(exported):

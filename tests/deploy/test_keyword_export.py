@@ -36,7 +36,7 @@ def _batch() -> dict:
 
 def test_exported_scores_equal_those_of_the_padded_batch(deliverable):
     model, artifacts, onnx = deliverable
-    assert artifacts[0]["parity"]["max_abs_diff"] < 1e-4
+    assert artifacts[0]["parity"]["max_scaled_diff"] < 1e-4
     with torch.inference_mode():
         differences = compare_scores(model.score, onnx.score, [_batch()])
         live = compare_scores(model.score, TorchModel(model).score, [_batch()])
@@ -56,16 +56,16 @@ def test_words_are_where_the_partition_says(deliverable):
     assert found.detected == (found.score >= -3.0)
     tokens_of_first = int((keyword.words == 0).sum()) if model.head.token == "phone" else 1
     assert found.words[0].start_s == 1.0
-    assert found.words[0].end_s == pytest.approx(1.0 + 0.04 * int(cuts[tokens_of_first]))
+    assert found.words[0].end_s == pytest.approx(1.02 + 0.04 * int(cuts[tokens_of_first]), abs=0.03)
     assert found.words[1].start_s == found.words[0].end_s
-    assert found.words[1].end_s == pytest.approx(1.0 + 23_000 / 16_000, abs=0.06)
+    assert found.words[1].end_s == pytest.approx(1.0 + 23_000 / 16_000)
 
 
 def test_a_clip_too_short_for_the_keyword_is_no_match(deliverable):
     _, _, onnx = deliverable
     phones = np.arange(1, 31)
     keyword = Keyword("a b c", phones, np.repeat([0, 1, 2], 10), ("a", "b", "c"))
-    found = detect(onnx, np.full(3_000, 0.01, dtype=np.float32), keyword)
+    found = detect(onnx, np.full(1_500, 0.01, dtype=np.float32), keyword)  # one encoder frame
     assert found.score < -1_000
     assert found.detected is False
     assert found.words == []

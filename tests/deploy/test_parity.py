@@ -34,10 +34,18 @@ def test_largest_difference_never_hides_a_difference(first, second, expected):
 def test_the_module_equals_itself(matcher):
     graph = matcher.export_spec()[0]
     entry = prove(graph, _runner(graph), inputs=8)
-    assert entry == {"max_abs_diff": 0.0, "inputs": 8, "tolerance": 1e-4, "integer_mismatches": 0}
+    differences = {"max_abs_diff": 0.0, "max_scaled_diff": 0.0}
+    assert entry == {**differences, "inputs": 8, "tolerance": 1e-4, "integer_mismatches": 0}
 
 
-@pytest.mark.parametrize("error", [2e-4, math.nan, math.inf])
+def test_values_beyond_one_are_measured_as_shares_of_themselves():
+    expected = np.array([0.5, 100.0, math.inf])
+    assert largest_difference(expected, np.array([0.5, 101.0, math.inf]), relative=True) == pytest.approx(0.01)
+    assert largest_difference(expected, np.array([0.6, 100.0, math.inf]), relative=True) == pytest.approx(0.1)
+    assert largest_difference(expected, np.array([0.5, 100.0, 1e9]), relative=True) == math.inf
+
+
+@pytest.mark.parametrize("error", [5e-3, math.nan, math.inf])
 def test_a_difference_on_a_single_input_is_found_and_named(matcher, error):
     graph = matcher.export_spec()[0]
     calls = []

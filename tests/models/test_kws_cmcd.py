@@ -27,15 +27,15 @@ def test_the_size_is_near_the_published_one() -> None:
 def test_steps_on_one_batch_learn_it_and_reach_every_parameter() -> None:
     torch.manual_seed(0)
     model, batch = quiet(KeywordCMCD(**TINY)), random_batch()
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
-    for _ in range(15):
+    for _ in range(40):
         loss = model.training_step(batch, 0)
         optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
 
 

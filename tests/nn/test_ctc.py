@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from lightsleeper.nn.ctc import IMPOSSIBLE, greedy_phones, keyword_score, keyword_score_static
+from lightsleeper.nn.ctc import LOWEST, greedy_phones, keyword_score, keyword_score_static
 
 
 def _log_probs(frames: int, classes: int = 40, seed: int = 0) -> torch.Tensor:
@@ -33,9 +33,9 @@ def test_the_exported_form_equals_the_batched_one(frames: int, phones: list[int]
     torch.testing.assert_close(static, batched, atol=1e-4, rtol=1e-5)
 
 
-def test_phones_that_do_not_fit_score_impossible_not_zero() -> None:
+def test_phones_that_do_not_fit_score_lowest_not_zero() -> None:
     score = keyword_score(_log_probs(2), torch.tensor([2]), torch.tensor([[1, 2, 3]]))
-    assert score.tolist() == [IMPOSSIBLE]
+    assert score.tolist() == [LOWEST]
 
 
 def test_padding_frames_do_not_count() -> None:

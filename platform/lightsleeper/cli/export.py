@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
         print(
             f"{out / artifact['path']}: {artifact['bytes'] / 1000:.1f} kB "
             f"({artifact['gzip_bytes'] / 1000:.1f} gzipped), "
-            f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs "
-            f"(accepted {parity['tolerance']:g})"
+            f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs, "
+            f"{parity['max_scaled_diff']:.2g} of the value (accepted {parity['tolerance']:g})"
         )
     return 0

@@ -32,6 +32,7 @@ from lightsleeper.data.phrase_script import (
 )
 from lightsleeper.data.rows import EvaluationRows, Pronouncer
 from lightsleeper.data.seeds import run_seed
+from lightsleeper.data.synthesis import VARIANTS
 from lightsleeper.errors import UserError
 
 _TEST_PARTS = {"test": "", "unseen_words": "unseen_words"}  # part -> name of the test set
@@ -107,6 +108,11 @@ class SpokenPhrases(L.LightningDataModule):
         _at_least(20, vocabulary=vocabulary)
         _at_least(KEYWORD_VOICES, held_out_voices=held_out_voices, validation_voices=validation_voices)
         _at_least(1, build_workers=1 if build_workers is None else build_workers)
+        if held_out_voices + validation_voices >= len(VARIANTS):
+            raise UserError(
+                f"held_out_voices {held_out_voices} and validation_voices {validation_voices} leave none of the "
+                f"{len(VARIANTS)} voices for training."
+            )
         if not 0 <= held_out_words < 1:
             raise UserError(f"held_out_words is a share from 0 to below 1, got {held_out_words}.")
         if not 0 <= near_word_share <= 1:
@@ -258,7 +264,7 @@ class _PhraseRows(Dataset):
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A training batch. Samples go from file to padded batch in one pass: measured 2 to 5 times faster than as floats."""
+    """A training batch. Samples go from file to padded batch in one pass, 2 to 5 times faster (measured)."""
     clips = [item["audio"] for item in items]
     lengths = np.array([len(clip) for clip in clips])
     audio = np.empty((len(clips), lengths.max()), np.float32)

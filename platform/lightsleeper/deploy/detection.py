@@ -9,8 +9,6 @@ import numpy as np
 from lightsleeper.deploy.runtime import Matcher
 from lightsleeper.errors import UserError
 
-IMPOSSIBLE = -1e3  # more tokens than frames: matchers answer about -1e4, and their cuts mean nothing then
-
 
 @dataclass(frozen=True)
 class Keyword:
@@ -72,8 +70,9 @@ def detect(
     if not scores:
         raise UserError(f"this model scores no keyword: its outputs are {', '.join(matcher.outputs)}.")
     score = next(iter(scores.values()))
+    solvable = min(scores.values()) > IMPOSSIBLE  # the shipped score may weigh the partition with nothing
     threshold = matcher.threshold if threshold is None else threshold
-    rate = float(matcher.metadata.get("sample_rate", 16_000))
+    duration_s = len(audio) / float(matcher.metadata.get("sample_rate", 16_000))
     return Detection(
         file=file,
         keyword=keyword.text,
@@ -81,30 +80,35 @@ def detect(
         threshold=threshold,
         detected=None if threshold is None else score >= threshold,
         scores=scores,
-        words=word_times(outputs, keyword, matcher.metadata, start_s) if score > IMPOSSIBLE else [],
-        duration_s=len(audio) / rate,
+        words=word_times(outputs, keyword, matcher.metadata, duration_s, start_s) if solvable else [],
+        duration_s=duration_s,
     )
 
 
 def word_times(
-    outputs: Mapping[str, np.ndarray], keyword: Keyword, metadata: Mapping[str, str], start_s: float = 0.0
+    outputs: Mapping[str, np.ndarray],
+    keyword: Keyword,
+    metadata: Mapping[str, str],
+    duration_s: float,
+    start_s: float = 0.0,
 ) -> list[Word]:
     """Word times from the output ``cuts`` (1, max_tokens + 1), in encoder frames of ``frame_ms`` of the metadata.
 
-    Tokens are words or phones, as the metadata's ``token`` says; a word of phone tokens spans its phones' runs.
+    Tokens are words or phones, as the metadata's ``token`` says; a word of phone tokens spans its phones' runs. The
+    frames are centred in the clip, which unpadded convolutions make a little longer than they are; the first word
+    starts and the last one ends with the clip.
     """
     if "cuts" not in outputs:
         return []
     names = keyword.spelling
     owner = keyword.words if metadata.get("token") == "phone" else np.arange(len(names))  # word of each token
-    cuts = outputs["cuts"][0].astype(int)
-    if len(owner) >= len(cuts) or (np.diff(cuts[: len(owner) + 1]) <= 0).any():
-        return []
+    cuts = outputs["cuts"][0][: len(owner) + 1]
     frame_s = float(metadata.get("frame_ms", 40.0)) / 1000
-    times = []
-    for number, name in enumerate(names):
-        tokens = np.flatnonzero(owner == number)
-        if not len(tokens):
-            return []
-        times.append(Word(name, start_s + cuts[tokens[0]] * frame_s, start_s + cuts[tokens[-1] + 1] * frame_s))
-    return times
+    if len(cuts) <= len(owner) or (np.diff(cuts) <= 0).any() or cuts[-1] * frame_s > duration_s:
+        return []  # a clip with fewer frames than the keyword has tokens has no partition
+    if set(owner) != set(range(len(names))):
+        return []
+    margin_s = max(0.0, duration_s - int(cuts[-1]) * frame_s) / 2
+    ends = [int(cuts[np.flatnonzero(owner == number)[-1] + 1]) for number in range(len(names))]
+    times = [0.0, *(margin_s + end * frame_s for end in ends[:-1]), duration_s]
+    return [Word(name, start_s + times[k], start_s + times[k + 1]) for k, name in enumerate(names)]

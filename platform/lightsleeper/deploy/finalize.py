@@ -138,7 +138,7 @@ def load_model(folder: str | Path) -> Family:
     try:
         safetensors_torch.load_model(model, str(weights), strict=True)
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())[:300]
         raise UserError(f"{weights} does not fit {description['class_path']}: {reason}") from error
     return model.eval()
 

@@ -16,8 +16,9 @@ from lightsleeper.errors import UserError
 from lightsleeper.models.family import Batch, ExportGraph
 
 TOLERANCE = 1e-4
-"""Largest absolute difference of float32 outputs. Kernels of two runtimes sum in different orders; a conformer over
-100 frames was measured at 1e-6 to 1e-5, and a wrong mask or axis shows as 1e-2 or more."""
+"""Largest difference of float32 outputs, as a share of the value where that exceeds one. Kernels of two runtimes sum
+in different orders; a conformer over 100 frames was measured at 1e-6 to 1e-5, and a wrong mask or axis shows as 1e-2
+or more."""
 TIED_SHARE = 0.1
 """Share of inputs whose integer outputs may differ; a wrong export differs on nearly all."""
 
@@ -39,8 +40,11 @@ def torch_outputs(graph: ExportGraph, inputs: Mapping[str, Tensor]) -> dict[str,
     return {name: value.numpy() for name, value in zip(graph.outputs, outputs, strict=True)}
 
 
-def largest_difference(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Largest absolute difference; infinite for other shapes, and where only one of two values is NaN or infinite."""
+def largest_difference(expected: np.ndarray, actual: np.ndarray, relative: bool = False) -> float:
+    """Largest absolute difference; infinite for other shapes, and where only one of two values is NaN or infinite.
+
+    ``relative`` measures values beyond one as shares of themselves: float32 has no more digits for them.
+    """
     if expected.shape != actual.shape:
         return math.inf
     if expected.size == 0:
@@ -49,6 +53,8 @@ def largest_difference(expected: np.ndarray, actual: np.ndarray) -> float:
     same = (a == b) | (np.isnan(a) & np.isnan(b))  # equal infinities are equal; their difference would be NaN
     with np.errstate(invalid="ignore"):
         difference = np.where(same, 0.0, np.abs(a - b))
+        if relative:
+            difference = np.where(np.isfinite(a), difference / np.maximum(1.0, np.abs(a)), difference)
     return float(np.where(np.isnan(difference), math.inf, difference).max())
 
 
@@ -57,16 +63,17 @@ def prove(graph: ExportGraph, run: Runner, inputs: int = 64, tolerance: float = 
 
     Returns the record's parity entry. Raises ParityError with the graph, output and seed of the largest difference.
     """
-    worst, ties = (0.0, "", 0), 0
+    worst, ties, absolute = (0.0, "", 0), 0, 0.0
     for seed in range(inputs):
         sample = graph.sample(seed)
         expected = torch_outputs(graph, sample)
         actual = run({name: value.numpy() for name, value in sample.items()})
         tied = False
         for name, value in expected.items():
-            difference = largest_difference(value, actual[name])
+            difference = largest_difference(value, actual[name], relative=True)
             if np.issubdtype(value.dtype, np.floating) or math.isinf(difference):
                 worst = max(worst, (difference, name, seed))
+                absolute = max(absolute, largest_difference(value, actual[name]))
             else:
                 tied |= difference > 0
         ties += tied
@@ -77,7 +84,8 @@ def prove(graph: ExportGraph, run: Runner, inputs: int = 64, tolerance: float = 
         )
     if ties > max(1, math.ceil(TIED_SHARE * inputs)):
         raise ParityError(f"graph '{graph.name}': integer outputs differ on {ties} of {inputs} inputs.")
-    return {"max_abs_diff": worst[0], "inputs": inputs, "tolerance": tolerance, "integer_mismatches": ties}
+    differences = {"max_abs_diff": absolute, "max_scaled_diff": worst[0]}
+    return {**differences, "inputs": inputs, "tolerance": tolerance, "integer_mismatches": ties}
 
 
 def compare_scores(

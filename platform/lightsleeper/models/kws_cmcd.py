@@ -255,7 +255,8 @@ def _initialize(layer: nn.Module) -> None:
     """
     if isinstance(layer, (nn.Linear, nn.Conv1d)):
         nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
     elif isinstance(layer, nn.GRU):
         for name, weight in layer.named_parameters():
             if "bias" in name:

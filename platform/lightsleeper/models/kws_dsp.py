@@ -115,7 +115,7 @@ class KeywordDSP(Family):
         self.heads = nn.ModuleDict(
             {p: Head(width, dim, text_encoder, token, projector_layers, p, pooling) for p in [partition, *self.compare]}
         )
-        self.register_buffer("fusion", torch.tensor([1.0, 1.0, 0.0]))  # weights of dsp and ctc, bias
+        self.register_buffer("fusion", torch.tensor([0.5, 0.5]))  # weights of dsp and ctc
         self.register_buffer("threshold", torch.tensor(math.nan))
         if start is not None:
             self._start_from(start)
@@ -228,7 +228,7 @@ class KeywordDSP(Family):
     def _ship(self, dsp: Tensor, ctc: Tensor) -> Tensor:
         if self.shipped == "dsp":
             return dsp
-        return ctc if self.shipped == "ctc" else dsp * self.fusion[0] + ctc * self.fusion[1] + self.fusion[2]
+        return ctc if self.shipped == "ctc" else dsp * self.fusion[0] + ctc * self.fusion[1]
 
     def locate(self, batch: Batch) -> Tensor:
         """Cuts (B, M+1) in encoder frames of 40 ms: token k spans frames [cuts[k], cuts[k+1])."""
@@ -400,7 +400,7 @@ def _label(scorer: str) -> str:
 
 
 def _logistic_weights(features: Tensor, labels: Tensor, steps: int = 50) -> Tensor:
-    """Weights (F,) and bias of a logistic regression, classes balanced, never a negative weight; (F + 1,)."""
+    """Weights (F,) of a logistic regression, classes balanced, none negative, scaled to sum to one."""
     features, labels = features.double(), labels.double()
     center, spread = features.mean(0), features.std(0).clamp_min(1e-6)
     x = (features - center) / spread
@@ -418,4 +418,4 @@ def _logistic_weights(features: Tensor, labels: Tensor, steps: int = 50) -> Tens
     with torch.enable_grad(), torch.inference_mode(False):
         optimizer.step(closure)
     slopes = F.softplus(raw[:-1]).detach() / spread
-    return torch.cat([slopes, (raw[-1:].detach() - (slopes * center).sum())]).float()
+    return (slopes / slopes.sum()).float()

@@ -205,6 +205,10 @@ class Conformer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        sizes = {"n_mels": n_mels, "dim": dim, "blocks": blocks, "heads": heads, "kernel": kernel}
+        for name, value in {**sizes, "expansion": expansion}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more; got {value}")
         for name, value in (("past_frames", past_frames), ("future_frames", future_frames)):
             if value is not None and value < 0:
                 raise ValueError(f"{name} must be 0 or more, or null for unlimited; got {value}")

@@ -11,7 +11,8 @@ from torch import Tensor
 from lightsleeper.nn.recurrence import recur
 from lightsleeper.phones import BLANK
 
-IMPOSSIBLE = -1e4  # log-likelihood of phones that do not fit into the frames; finite, so that scores stay rankable
+LOWEST = -10.0  # per phone, also for phones that do not fit into the frames: below it nothing is left to tell apart
+IMPOSSIBLE = -1e5  # log-probability of states that cannot be reached; finite, so that differences stay numbers
 
 
 def keyword_score(log_probs: Tensor, lengths: Tensor, phones: Tensor) -> Tensor:
@@ -22,7 +23,7 @@ def keyword_score(log_probs: Tensor, lengths: Tensor, phones: Tensor) -> Tensor:
     )
     time = torch.arange(log_probs.shape[1], device=log_probs.device)
     best = (log_probs.amax(-1) * (time < lengths[:, None])).sum(1)
-    return ((log_likelihood - best) / counts.clamp(min=1)).clamp(min=IMPOSSIBLE)
+    return ((log_likelihood - best) / counts.clamp(min=1)).clamp(min=LOWEST)
 
 
 def keyword_score_static(log_probs: Tensor, phones: Tensor, count: Tensor) -> Tensor:
@@ -31,29 +32,27 @@ def keyword_score_static(log_probs: Tensor, phones: Tensor, count: Tensor) -> Te
     log_probs (N, C), phones (P,) 0-padded with ``count`` (1,) valid. Returns (1,). The recursion over frames is a scan
     over the 2 P + 1 states of the CTC graph.
     """
-    floor = IMPOSSIBLE * 10
     states = torch.stack([torch.zeros_like(phones), phones], dim=1).flatten()  # blank, phone, blank, phone, ...
     states = torch.cat([states, torch.zeros_like(states[:1])])
     emissions = log_probs.index_select(1, states)  # (N, S)
     place = torch.arange(states.shape[0], device=states.device)
     before = torch.cat([states[:2], states[:-2]])
     # Skipping the blank between two phones is allowed unless they are equal.
-    skip = torch.where((place % 2 == 1) & (place > 1) & (states != before), 0.0, floor)
-    start = torch.where(place < 2, 0.0, floor)
+    skip = torch.where((place % 2 == 1) & (place > 1) & (states != before), 0.0, IMPOSSIBLE)
+    start = torch.where(place < 2, 0.0, IMPOSSIBLE)
 
     alpha, _ = recur(_step, start + emissions[0], (emissions[1:], skip.expand_as(emissions[1:])))
     last = alpha.gather(0, torch.cat([2 * count - 1, 2 * count]))
     log_likelihood = last.logsumexp(0, keepdim=True)
     best = log_probs.amax(-1).sum()
-    return ((log_likelihood - best) / count.clamp(min=1)).clamp(min=IMPOSSIBLE)
+    return ((log_likelihood - best) / count.clamp(min=1)).clamp(min=LOWEST)
 
 
 def _step(alpha: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """One frame of the forward recursion: log-probabilities (S,) of all states, by staying, advancing or skipping."""
     emission, skip = rows
-    floor = IMPOSSIBLE * 10
-    one = torch.cat([torch.full_like(alpha[:1], floor), alpha[:-1]])
-    two = torch.cat([torch.full_like(alpha[:2], floor), alpha[:-2]]) + skip
+    one = torch.cat([torch.full_like(alpha[:1], IMPOSSIBLE), alpha[:-1]])
+    two = torch.cat([torch.full_like(alpha[:2], IMPOSSIBLE), alpha[:-2]]) + skip
     best = torch.maximum(alpha, torch.maximum(one, two))
     total = (alpha - best).exp() + (one - best).exp() + (two - best).exp()
     alpha = best + total.log() + emission

@@ -1,0 +1,91 @@
+"""Every recipe, as its own `Run:` line has it, is valid; the main one goes through all stages at its smallest."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from lightsleeper.cli import main
+from lightsleeper.recipe import shipped
+from lightsleeper.tracking.record import read
+from tiny_runs import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+OVERLAYS = [file for file in RECIPES if file.parent.name == "overlays"]
+BASES = [file for file in RECIPES if file not in OVERLAYS]
+SMALLER = (
+    "{train_phrases: 96, vocabulary: 500, max_words: 2, episodes: 4, validation_episodes: 2, held_out_voices: 6, "
+    "batch_size: 16}"
+)
+
+
+def command(file: Path) -> list[str]:
+    """The words after `lightning run` in the file's comment."""
+    line = re.search(r"^# Run: +lightning run (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    assert line is not None, f"{file.name} has no line '# Run:'"
+    return shlex.split(line[1])
+
+
+def test_the_shipped_recipes_are_those_of_the_folder():
+    assert BASES
+    assert OVERLAYS
+    names = {file.relative_to(ROOT / "recipes").with_suffix("").as_posix() for file in RECIPES}
+    assert names == set(shipped())
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.relative_to(ROOT / "recipes").as_posix())
+def test_the_line_that_a_recipe_says_to_run_is_valid(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(ROOT)
+    words = command(file)
+    assert file.relative_to(ROOT).as_posix() in words
+    assert main(["validate", *words]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("base", BASES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda file: file.stem)
+def test_an_overlay_names_only_what_the_recipes_it_fits_have(
+    base: Path, overlay: Path, capsys: pytest.CaptureFixture[str]
+):
+    """On a recipe with the same steps an overlay must be valid; on others it may be refused, in one line."""
+    steps = yaml.safe_load(base.read_text(encoding="utf-8")).get("requires") or {}
+    wanted = yaml.safe_load(overlay.read_text(encoding="utf-8")).get("requires") or {}
+    code = main(["validate", str(base), str(overlay)])
+    error = capsys.readouterr().err
+    if code:
+        assert code == 2
+        assert error.startswith("error: ")
+        assert len(error.splitlines()) == 1
+        assert not set(wanted) <= set(steps) or overlay.stem == "published", error
+
+
+def test_the_main_recipe_goes_through_every_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The command of the README, on a corpus of a hundred phrases: only its accuracy means nothing."""
+    prepare(monkeypatch, tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    small = [f"--data={SMALLER}".replace("--data=", "--data.init_args="), f"--requires.encoder.set.data.init_args={SMALLER}"]
+    words = ["run", "kws_dsp", "overlays/tiny", "--trainer.accelerator=cpu", "--run.parity_inputs=4", *small]
+    words += ["--requires.encoder.set.trainer.accelerator=cpu"]
+    assert main(words) == 0, capsys.readouterr().err
+    folder = next(Path("runs/kws_dsp").glob("20*"))
+    record = read(folder)
+    assert record.status == "finished"
+    assert set(record.stages.values()) == {"finished"}
+    assert list(record.stages) == ["requires", "fit", "finalize", "test", "export", "benchmark"]
+    assert {"test/auc_easy", "test/auc_hard", "test/dsp_auc_hard", "test/ctc_auc_hard"} <= set(record.metrics)
+    assert record.artifacts[0]["latency"][0]["p50_ms"] > 0
+    assert record.artifacts[0]["parity"]["test_rows"]["max_abs_diff"] < 1e-2
+    capsys.readouterr()
+    assert main(["data", "listen", *words[1:3], *small, "--count", "1", "--out", "clips"]) == 0
+    assert main(["detect", "last", "--keyword", "turn on the light", "clips/000.wav", "--no-trim", "--json"]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(printed[printed.index("[\n") :])
+    assert found[0]["keyword"] == "turn on the light"
+    assert main(["show", "last"]) == 0
+    assert "test/auc_hard" in capsys.readouterr().out
