@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import soundfile
-import torch
 from data.recordings import write_folder, write_tone
 from tiny_matcher import tiny_runs
-from tiny_runs import FAST, start, stopped, uninterrupted, write
+from tiny_runs import FAST, uninterrupted, write
 
 World = Callable[[pytest.MonkeyPatch], object]
 MATCHER = "20260101-000000-abcd"  # the run of `tiny_runs`
@@ -26,18 +24,19 @@ RECORDINGS = f"""
 # Own recordings.
 model: {{class_path: KeywordDSP, init_args: {{encoder: {ENCODER}}}}}
 data: {{class_path: AudioFolder, init_args: {{path: recordings}}}}
+trainer: {{max_epochs: 1, accelerator: cpu}}
+tracking: {{mode: disabled}}
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """One mistake: the command line, what its answer names, the world it is made in, and the exit code."""
+    """One mistake: the command line, what its answer names, and the world it is made in."""
 
     says: str
     line: str
     names: tuple[str, ...]
     world: World | None = None
-    code: int = 2
 
 
 # --- recipes ---
@@ -200,11 +199,16 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
 
 
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def getaddrinfo(*_: object, **__: object) -> NoReturn:
-        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HF_HUB_OFFLINE=1, which is read at import."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+def real_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo `no_corpus`: the mistake shows while the corpus is built."""
+    from lightsleeper.data.corpus_build import build
+
+    monkeypatch.setattr("lightsleeper.data.corpus.build", build)
 
 
 def damaged_corpus(manifest_text: str | None = None) -> World:
@@ -223,14 +227,6 @@ def wandb_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr("lightsleeper.tracking.weights_and_biases.INIT_TIMEOUT_S", 1.0)
-
-
-def stop(path: str, how: str) -> int:
-    """Run ``path`` in a child that is stopped by ``how``; its exit code."""
-    return stopped(how, Path(path), FAST)
-
-
-
 
 
 def full_cache(monkeypatch: pytest.MonkeyPatch) -> None:

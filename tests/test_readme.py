@@ -36,7 +36,9 @@ def commands(page: Path, program: str) -> list[str]:
 
 def typed(program: str) -> list:
     return [
-        pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in dict.fromkeys(commands(page, program))
+        pytest.param(line, id=f"{page.name}: {line}")
+        for page in PAGES
+        for line in dict.fromkeys(commands(page, program))
     ]
 
 

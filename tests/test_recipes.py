@@ -69,7 +69,10 @@ def test_the_main_recipe_goes_through_every_stage(
     """The command of the README, on a corpus of a hundred phrases: only its accuracy means nothing."""
     prepare(monkeypatch, tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    small = [f"--data={SMALLER}".replace("--data=", "--data.init_args="), f"--requires.encoder.set.data.init_args={SMALLER}"]
+    small = [
+        f"--data={SMALLER}".replace("--data=", "--data.init_args="),
+        f"--requires.encoder.set.data.init_args={SMALLER}",
+    ]
     words = ["run", "kws_dsp", "overlays/tiny", "--trainer.accelerator=cpu", "--run.parity_inputs=4", *small]
     words += ["--requires.encoder.set.trainer.accelerator=cpu"]
     assert main(words) == 0, capsys.readouterr().err

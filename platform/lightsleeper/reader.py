@@ -113,6 +113,10 @@ class Reader:
         except _MISTAKES as error:
             text = " ".join(str(error).split()) or type(error).__name__
             self.fail(key, text, error)
+        except (MemoryError, RuntimeError) as error:  # torch refuses an allocation with a RuntimeError
+            if isinstance(error, RuntimeError) and "allocate" not in str(error):
+                raise
+            self.fail(key, "these sizes need more memory than this machine has.", error)
 
     def spec(self, key: str, spec: Any, base: type | None) -> tuple[type, ArgumentParser, Namespace]:
         """Class, parser and parsed arguments of `{class_path, init_args}`."""

@@ -135,22 +135,22 @@ def burst(start: float, end: float, total: float = 3.0, snr_db: float | None = N
 @pytest.mark.parametrize("snr_db", [None, 40, 20, 15, 12])
 def test_the_trim_is_tight_whatever_the_background(snr_db: float | None) -> None:
     start, end = trim_silence(burst(1.0, 1.8, snr_db=snr_db))
-    assert 1.0 - 0.1 < start / RATE <= 1.0
-    assert 1.8 <= end / RATE < 1.8 + 0.1
+    assert 1.0 - 0.16 < start / RATE <= 1.0
+    assert 1.8 <= end / RATE < 1.8 + 0.16
 
 
 def test_hum_and_rumble_do_not_count_as_speech() -> None:
     audio = burst(1.0, 1.8) + tone(3, hertz=50, level=0.2)
     start, end = trim_silence(audio)
-    assert 0.85 < start / RATE <= 1.0
-    assert 1.8 <= end / RATE < 1.95
+    assert 0.8 < start / RATE <= 1.0
+    assert 1.8 <= end / RATE < 2.0
 
 
 def test_a_short_pause_between_words_is_kept_and_a_far_click_is_not() -> None:
     audio = burst(1.0, 2.0, gap=0.2)
     audio[round(2.8 * RATE) : round(2.81 * RATE)] = 0.3
     start, end = trim_silence(audio)
-    assert (start / RATE, end / RATE) == pytest.approx((1.0, 2.0), abs=0.1)
+    assert (start / RATE, end / RATE) == pytest.approx((1.0, 2.0), abs=0.16)
 
 
 def test_level_does_not_matter() -> None:
@@ -175,8 +175,8 @@ def test_wake_words_are_trimmed_to_their_known_length(real_data: Path) -> None:
     clips = [read_audio(file) for file in files]
     kept = [np.subtract(*trim_silence(clip)[::-1]) / RATE for clip in clips]
     assert np.median([len(clip) / RATE for clip in clips]) > 1.5
-    assert 0.7 < np.median(kept) < 0.95  # a tight trim by hand: 0.80 s
-    assert np.quantile(kept, 0.95) < 1.3
+    assert 0.8 < np.median(kept) < 1.1  # a tight trim by hand: 0.80 s, and a margin on both sides
+    assert np.quantile(kept, 0.95) < 1.6
 
 
 @pytest.mark.real_data

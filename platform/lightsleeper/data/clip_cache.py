@@ -34,6 +34,8 @@ class ClipCache:
         self.bad: dict[int, str] = {int(clip): reason for clip, reason in index["bad"].items()}
         self.hash: str = index["hash"]
         self._samples: NDArray[np.int16] | None = None
+        if (folder / "audio.i16").stat().st_size != 2 * self.offsets[-1]:
+            raise ValueError("the audio is not that of the index")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -94,7 +96,9 @@ def _decode(files: Sequence[Path], folder: Path, trim: bool, progress: bool) -> 
     offsets, bad, digest = [0], {}, hashlib.sha256()
     console = Console(stderr=True)
     with replacing(folder / "audio.i16") as temporary, temporary.open("wb") as out:
-        shown = track(files, "reading audio", console=console, transient=True, disable=not progress)
+        shown = track(
+            files, "reading audio", console=console, transient=True, disable=not (progress and console.is_terminal)
+        )
         for clip, file in enumerate(shown):
             try:
                 audio = read_audio(file)

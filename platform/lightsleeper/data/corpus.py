@@ -63,16 +63,20 @@ class Corpus:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest: dict[str, Any] = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        try:
+            self.manifest: dict[str, Any] = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(error) from None
         self._open()
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(f"the corpus in {self.folder} is damaged ({error}). Delete that folder to rebuild it.")
 
     def _open(self) -> None:
         try:
             self._tables = [_map_table(self.folder / file) for file in self.manifest["shards"]]
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(
-                f"the corpus in {self.folder} is damaged ({error}). Delete that folder to rebuild it."
-            ) from None
+            raise self._damaged(error) from None
         audio: list[NDArray[np.int16]] = []
         for table in self._tables:
             audio += _views(table.column("audio").chunk(0))

@@ -9,6 +9,8 @@ import numpy as np
 from lightsleeper.deploy.runtime import Matcher
 from lightsleeper.errors import UserError
 
+IMPOSSIBLE = -1e3  # more tokens than frames: matchers answer about -1e4, and their cuts mean nothing then
+
 
 @dataclass(frozen=True)
 class Keyword:
@@ -104,8 +106,8 @@ def word_times(
     owner = keyword.words if metadata.get("token") == "phone" else np.arange(len(names))  # word of each token
     cuts = outputs["cuts"][0][: len(owner) + 1]
     frame_s = float(metadata.get("frame_ms", 40.0)) / 1000
-    if len(cuts) <= len(owner) or (np.diff(cuts) <= 0).any() or cuts[-1] * frame_s > duration_s:
-        return []  # a clip with fewer frames than the keyword has tokens has no partition
+    if len(cuts) <= len(owner) or (np.diff(cuts) <= 0).any():
+        return []  # no partition: a clip with fewer frames than the keyword has tokens
     if set(owner) != set(range(len(names))):
         return []
     margin_s = max(0.0, duration_s - int(cuts[-1]) * frame_s) / 2

@@ -154,8 +154,9 @@ class KeywordDSP(Family):
     def _features(self, hidden: Tensor, log_probs: Tensor) -> Tensor:
         if self.audio_features == "hidden":
             return hidden.float()
-        # 0.25: log-probabilities spread four times as wide as layer-normalised hidden states (measured)
-        return torch.cat([hidden.float(), 0.25 * log_probs.clamp_min(-12)], dim=-1)
+        # Posteriors, not log-probabilities: a run's mean then says which share of it each phone was heard in. The factor
+        # brings a certain phone to the spread of layer-normalised hidden states.
+        return torch.cat([hidden.float(), 4.0 * log_probs.exp()], dim=-1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         features, log_probs, frames = self._frames(batch)

@@ -41,7 +41,7 @@ def prefix_sums(audio: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
     offset = audio.new_zeros(audio.shape[0], 1, audio.shape[2], dtype=dtype)
     if dtype == torch.float32:
         offset = audio.detach().sum(1, keepdim=True, dtype=dtype) / audio_lengths.clamp_min(1)[:, None, None]
-        audio = (audio - offset).masked_fill(padded, 0)
+        audio = audio - offset
     return F.pad(audio, (0, 0, 1, 0)).cumsum(1, dtype=dtype), offset
 
 

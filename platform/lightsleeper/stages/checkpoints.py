@@ -78,8 +78,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"the checkpoint cannot be read back safely: {foreign[0]}. Keep tensors and plain values in"
             " state_dict() and save_hyperparameters()."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    except (FileNotFoundError, PermissionError) as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror}.") from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:  # of a damaged file, torch says anything
+        raise UserError(f"checkpoint {path} cannot be read: it is no checkpoint, or damaged.") from error
 
 
 class EpochBoundary(Callback):

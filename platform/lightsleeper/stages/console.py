@@ -112,7 +112,7 @@ class _OneLine(logging.Formatter):
     """`warning: what it says`, without the place in somebody else's source."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = re.sub(r"^\S+:\d+: (\w*Warning): ", "", record.getMessage().strip())
+        text = re.sub(r"^\S+:\d+: (\w*Warning: )?", "", record.getMessage().strip())
         return f"warning: {text.splitlines()[0]}" if text else ""
 
 

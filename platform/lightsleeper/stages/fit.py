@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightsleeper_callbacks.base import Compression, by_phase
 
+from lightsleeper.errors import UserError
 from lightsleeper.parsing import Parts
 from lightsleeper.stages.checkpoints import (
     LAST,
@@ -52,6 +53,8 @@ class Progress:
         if not path.exists():
             return cls()
         state = load_checkpoint(path)
+        if not {"global_step", "epoch", "state_dict"} <= state.keys():
+            raise UserError(f"checkpoint {path} is not one of a run.")
         return cls(state["global_step"], state["epoch"], is_complete(state))
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_origin
 
 from lightsleeper.errors import UserError
 
@@ -179,6 +179,10 @@ def read(folder: Path) -> Record:
         hint = " It was written by a newer version." if isinstance(schema, int) and schema > SCHEMA else ""
         raise UserError(f"{path} has schema {schema!r}; this version reads schema {SCHEMA}.{hint}")
     known = {item.name for item in dataclasses.fields(Record)}
+    for item in dataclasses.fields(Record):
+        kind = get_origin(item.type) or item.type
+        if kind in (str, dict, list) and not isinstance(content.get(item.name, kind()), kind):
+            raise UserError(f"{path} is no run record: its '{item.name}' is not a {kind.__name__}.")
     try:
         return Record(**{key: value for key, value in content.items() if key in known})
     except TypeError as error:

@@ -15,14 +15,15 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
-
-from lightning.pytorch.loggers import Logger
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lightsleeper.config import TrackingConfig
 from lightsleeper.errors import UserError
 from lightsleeper.tracking.credentials import key_source
 from lightsleeper.tracking.record import Record, knobs, write_atomic
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 INIT_TIMEOUT_S = 10.0
 UPLOAD_S = 120.0  # history and summary of a run: seconds on a slow line
@@ -33,7 +34,7 @@ MODEL_FILES = ("model.json", "model.safetensors")
 class Tracker(Protocol):
     """What a run needs of a tracker."""
 
-    loggers: list[Logger]
+    loggers: "list[Logger]"
     state: dict[str, Any]
     """The record's `tracking` entry."""
     note: str
@@ -53,7 +54,7 @@ class Untracked:
     """`tracking.mode: disabled`: the local record is all there is."""
 
     def __init__(self) -> None:
-        self.loggers: list[Logger] = []
+        self.loggers: "list[Logger]" = []
         self.state: dict[str, Any] = {"mode": "disabled"}
         self.note = ""
 
@@ -100,7 +101,7 @@ def start(settings: TrackingConfig, folder: Path, record: Record) -> Tracker:
         "name": record.run_id,
         "job_type": record.recipe,
         "id": record.tracking.get("id") or record.run_id,
-        "dir": str(folder),
+        "dir": str(folder.absolute()),  # W&B's service is another process, with another working folder
         "config": {**record.config, "environment": record.environment},
     }
     if mode == "online":
@@ -159,7 +160,7 @@ class WandbRun:
         self._run = run
         self._folder = folder
         self._offline = bool(offline_because)
-        self.loggers: list[Logger] = [WandbLogger(experiment=run, project=settings.project, save_dir=folder)]
+        self.loggers: "list[Logger]" = [WandbLogger(experiment=run, project=settings.project, save_dir=folder)]
         self.state = {
             "mode": "offline" if self._offline else "online",
             "project": settings.project,
