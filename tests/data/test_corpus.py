@@ -8,14 +8,17 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from lightsleeper.data import corpus_build
+from lightsleeper.data.augment import draw_scene
 from lightsleeper.data.corpus import Corpus, corpus_key, open_or_build
 from lightsleeper.data.corpus_build import Line
 from lightsleeper.data.spoken_phrases import SpokenPhrases
+from lightsleeper.data.synthesis import Utterance
 from lightsleeper.errors import UserError
 
 
@@ -75,6 +78,7 @@ def test_a_killed_build_goes_on_to_the_same_corpus(cache: Path) -> None:
         """
         import pickle, sys
         from lightsleeper.data import corpus_build
+from lightsleeper.data.augment import draw_scene
         from lightsleeper.data.corpus import open_or_build
         if __name__ == "__main__":
             corpus_build.SHARD_CLIPS = 2
@@ -173,10 +177,18 @@ def test_rows_say_how_a_clip_was_made(spoken: SpokenPhrases) -> None:
         assert (row["noise"] == "none") == np.isinf(row["snr_db"])
 
 
-def test_word_times_follow_speed_and_silence(spoken: SpokenPhrases) -> None:
+def test_word_times_follow_speed_and_silence() -> None:
+    scene = replace(draw_scene(0), speed=1.1, lead_s=0.125)
+    said = Utterance(np.zeros(9, np.int16), 22_050, [0.2, 0.4], [0.4, 0.7], ["a", "b"], [0.2, 0.4])
+    row = corpus_build._row(script()[0], scene, said, np.zeros(9, np.int16))
+    assert row["word_starts_s"] == row["phone_starts_s"] == pytest.approx([0.125 + 0.2 / 1.1, 0.125 + 0.4 / 1.1])
+    assert row["word_ends_s"] == pytest.approx([0.125 + 0.4 / 1.1, 0.125 + 0.7 / 1.1])
+
+
+def test_words_lie_where_the_sound_is(spoken: SpokenPhrases) -> None:
     corpus = spoken.corpus
     quiet = [r for r in map(corpus.row, range(len(corpus))) if r["noise"] == "none" and not r["room_t60_s"]]
-    assert any(row["speed"] != 1 for row in quiet)
+    assert quiet
     for row in quiet:
         energy = corpus.audio(row["clip"]) ** 2
         times = np.arange(len(energy)) / 16_000

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-
 from lightsleeper.models.kws_encoder import sample_audio
 
 TINY_ENCODER = {"dim": 32, "blocks": 1, "heads": 2, "expansion": 1}

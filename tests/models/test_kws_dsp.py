@@ -4,14 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from models.batches import TINY_ENCODER, random_batch
-from safetensors.torch import save_file
-
 from lightsleeper.errors import UserError
 from lightsleeper.models.kws_dsp import KeywordDSP, _logistic_weights
 from lightsleeper.models.kws_encoder import PhonemeCTC
 from lightsleeper.nn.conformer import subsampled
 from lightsleeper.nn.ctc import LOWEST
+from models.batches import TINY_ENCODER, random_batch
+from safetensors.torch import save_file
 
 
 def _model(**options: Any) -> KeywordDSP:

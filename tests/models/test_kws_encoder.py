@@ -1,7 +1,6 @@
 import torch
-from models.batches import TINY_ENCODER, random_batch
-
 from lightsleeper.models.kws_encoder import PhonemeCTC, encoder_frames, sample_audio
+from models.batches import TINY_ENCODER, random_batch
 
 
 def test_one_step_lowers_the_loss_on_the_same_batch() -> None:

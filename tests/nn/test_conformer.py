@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from lightsleeper.nn.conformer import Conformer, RelativeAttention, _sinusoids, subsampled
 from lightsleeper.nn.frontend import LogMel
 from lightsleeper.nn.streaming import EncoderStream, bounded_state_bytes

@@ -2,7 +2,6 @@ import itertools
 
 import pytest
 import torch
-
 from lightsleeper.nn.ctc import LOWEST, greedy_phones, keyword_score, keyword_score_static
 
 

@@ -1,5 +1,4 @@
 import torch
-
 from lightsleeper.nn.text import PhoneText, pool_words
 
 PHONES = torch.tensor([[1, 2, 3, 4, 5, 0], [7, 7, 7, 7, 7, 7]])

@@ -74,7 +74,8 @@ def recipe_data(given: list[str]) -> "L.LightningDataModule":
     from lightsleeper import parsing
 
     # Any model will do in place of the recipe's: that one may need a step that has not been run here.
-    config = {key: recipe.config[key] for key in ("seed_everything", "data") if key in recipe.config}
+    kept = ("seed_everything", "data")
+    config: dict[str, Any] = {key: value for key, value in recipe.config.items() if key in kept}
     recipe = replace(recipe, config={**config, "model": {"class_path": "PhonemeCTC"}})
     resolved = parsing.resolve(recipe)
     L.seed_everything(resolved["seed_everything"], verbose=False)

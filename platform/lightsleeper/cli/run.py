@@ -3,8 +3,8 @@
 import argparse
 
 HELP = (
-    "Run a recipe and overlays, merged left to right, then --section.key=value overrides. Results, record and log go to "
-    "runs/<recipe>/<run id>/."
+    "Run a recipe and overlays, merged left to right, then --section.key=value overrides. Results, record and log go "
+    "to runs/<recipe>/<run id>/."
 )
 
 

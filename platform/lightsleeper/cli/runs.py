@@ -87,8 +87,8 @@ def _compare(args: argparse.Namespace, root: Any) -> int:
         console.print("same settings", markup=False)
     console.print(compare(names, (first.metrics, second.metrics)))
     sizes = [(key, first.size.get(key), second.size.get(key)) for key in dict.fromkeys([*first.size, *second.size])]
-    for key, *pair in sizes:
-        console.print(f"{key}: {' | '.join(number(value) for value in pair)}", markup=False)
+    for key, ours, theirs in sizes:
+        console.print(f"{key}: {number(ours)} | {number(theirs)}", markup=False)
     return 0
 
 

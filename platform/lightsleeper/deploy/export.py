@@ -98,7 +98,8 @@ def _logaddexp(first: Any, second: Any) -> Any:
     from onnxscript import opset18 as op
 
     distance = op.Abs(op.Sub(first, second))
-    return op.Add(op.Max(first, second), op.Log(op.Add(op.Exp(op.Neg(distance)), op.CastLike(1.0, first))))
+    one = op.CastLike(1.0, first)  # type: ignore[type-var]
+    return op.Add(op.Max(first, second), op.Log(op.Add(op.Exp(op.Neg(distance)), one)))
 
 
 def metadata(graph: ExportGraph) -> dict[str, str]:

@@ -58,6 +58,8 @@ class KeywordDSP(Family):
         weight_decay: Decoupled weight decay.
     """
 
+    fusion: Tensor
+    threshold: Tensor
     headline = ("test/auc_easy", "test/auc_hard", "test/eer_easy", "test/eer_hard")
 
     def __init__(
@@ -136,7 +138,15 @@ class KeywordDSP(Family):
     @property
     def head(self) -> Head:
         """The head that ships."""
-        return self.heads[self.partition]  # type: ignore[return-value]
+        return self._heads()[self.partition]
+
+    def _heads(self) -> dict[str, Head]:
+        """By partition, the shipped one first."""
+        return dict(self.heads.items())  # type: ignore[arg-type]
+
+    def _metrics(self) -> dict[str, PairMetrics]:
+        """By scorer, the shipped one first."""
+        return dict(self.pair_metrics.items())  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "KeywordDSP":
         super().train(mode)
@@ -154,8 +164,8 @@ class KeywordDSP(Family):
     def _features(self, hidden: Tensor, log_probs: Tensor) -> Tensor:
         if self.audio_features == "hidden":
             return hidden.float()
-        # Posteriors, not log-probabilities: a run's mean then says which share of it each phone was heard in. The factor
-        # brings a certain phone to the spread of layer-normalised hidden states.
+        # Posteriors, not log-probabilities: a run's mean then says which share of it each phone was heard in. The
+        # factor brings a certain phone to the spread of layer-normalised hidden states.
         return torch.cat([hidden.float(), 4.0 * log_probs.exp()], dim=-1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -164,7 +174,7 @@ class KeywordDSP(Family):
         mismatch = (phones[index] != phones[index[:, :1]]).any(-1)  # (B, texts); a text equal to the true one is none
         texts = None if self.head.needs_phones else self._texts(batch)
         total = features.new_zeros(())
-        for name, head in self.heads.items():
+        for name, head in self._heads().items():
             loss = self._match_loss(head(features, frames, phones, words, index, texts), mismatch, head)
             self.log(f"train/loss_{name}", loss, batch_size=len(frames))
             total = total + loss
@@ -219,7 +229,7 @@ class KeywordDSP(Family):
         features, log_probs, frames = self._frames(batch)
         text = None if self.head.needs_phones else batch["text"]
         scores = {}
-        for name, head in self.heads.items():
+        for name, head in self._heads().items():
             distance = head(features, frames, batch["phones"], batch["words"], texts=text)
             scores[name] = -distance.clamp(max=1e4)
         ctc = keyword_score(log_probs, frames, batch["phones"])
@@ -239,20 +249,20 @@ class KeywordDSP(Family):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         for name, scores in self.score(batch).items():
-            self.pair_metrics[name].update(scores, batch)
+            self._metrics()[name].update(scores, batch)
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in self.pair_metrics.items():
+        for name, metric in self._metrics().items():
             results = metric.results("val/", _label(name), intervals=False)
             self.log_dict({k: m.value for k, m in results.items()})
             metric.reset()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         for scorer, scores in self.score(batch).items():
-            self.pair_metrics[scorer].update(scores, batch)
+            self._metrics()[scorer].update(scores, batch)
         if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
-            name = self.trainer.datamodule.test_names[dataloader_idx]
-            for scorer, metric in self.pair_metrics.items():
+            name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
+            for scorer, metric in self._metrics().items():
                 results = metric.results(f"test/{name}/" if name else "test/", _label(scorer))
                 self.measured.update(results)
                 self.log_dict({k: m.value for k, m in results.items()}, add_dataloader_idx=False)

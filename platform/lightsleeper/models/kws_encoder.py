@@ -55,6 +55,7 @@ class PhonemeCTC(Family):
         weight_decay: Decoupled weight decay.
     """
 
+    threshold: Tensor
     headline = ("test/ctc_auc_hard", "test/per")
 
     def __init__(
@@ -173,7 +174,7 @@ class PhonemeCTC(Family):
         self._evaluate(batch)
         # Test sets come one after the other; close each at its last batch.
         if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
-            name = self.trainer.datamodule.test_names[dataloader_idx]
+            name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
             prefix = f"test/{name}/" if name else "test/"
             results = self.pair_metrics.results(prefix, "ctc_")
             self.measured.update(results)

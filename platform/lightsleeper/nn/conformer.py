@@ -206,9 +206,9 @@ class Conformer(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"n_mels": n_mels, "dim": dim, "blocks": blocks, "heads": heads, "kernel": kernel}
-        for name, value in {**sizes, "expansion": expansion}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more; got {value}")
+        for name, size in {**sizes, "expansion": expansion}.items():
+            if size < 1:
+                raise ValueError(f"{name} must be 1 or more; got {size}")
         for name, value in (("past_frames", past_frames), ("future_frames", future_frames)):
             if value is not None and value < 0:
                 raise ValueError(f"{name} must be 0 or more, or null for unlimited; got {value}")
@@ -224,7 +224,7 @@ class Conformer(nn.Module):
         x = self.dropout(self.subsampling(features))
         valid = None
         if lengths is not None:
-            lengths = subsampled(lengths)
+            lengths = torch.as_tensor(subsampled(lengths))
             valid = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         for block in self.blocks:
             x = block(x, valid)
@@ -232,9 +232,16 @@ class Conformer(nn.Module):
 
     def context_frames(self) -> tuple[int | None, int | None]:
         """Encoder frames of past and future that one output frame depends on; None is unlimited."""
-        windows = [layer for block in self.blocks for layer in (block.attention, block.convolution)]
-        pasts, futures = [w.past for w in windows], [w.future for w in windows]
-        return (
-            None if None in pasts else sum(pasts),
-            None if None in futures else sum(futures),
-        )
+        pasts = [window.past for window in self.windows()]
+        futures = [window.future for window in self.windows()]
+        return _total(pasts), _total(futures)
+
+    def windows(self) -> list["RelativeAttention | Convolution"]:
+        """The layers that look at other frames, in order."""
+        return [layer for block in self.blocks for layer in (block.attention, block.convolution)]  # type: ignore[misc]
+
+
+def _total(frames: list[int | None]) -> int | None:
+    """Their sum; None when one of them is unlimited."""
+    known = [count for count in frames if count is not None]
+    return sum(known) if len(known) == len(frames) else None

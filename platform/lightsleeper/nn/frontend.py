@@ -22,6 +22,8 @@ class LogMel(nn.Module):
     ``PRIOR_FRAMES`` frames, and streams. ``"none"`` only scales.
     """
 
+    bank: Tensor
+    taper: Tensor
     PRIOR_FRAMES = 30.0  # 0.3 s: enough to steady the first syllable, little enough to follow the channel
 
     def __init__(
@@ -72,7 +74,7 @@ class LogMel(nn.Module):
         valid = 1.0 if lengths is None else (time < lengths[:, None]).unsqueeze(-1)
         if self.normalize == "clip" and lengths is None:
             features = features - features.mean(1, keepdim=True)
-        elif self.normalize == "clip":
+        elif self.normalize == "clip" and lengths is not None:
             total = (features * valid).sum(1, keepdim=True)
             features = features - total / lengths.clamp(min=1)[:, None, None]
         elif self.normalize == "running":

@@ -5,7 +5,7 @@ look-ahead has arrived, so the state is bounded by the context and does not grow
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightsleeper.nn.conformer import Block, Conformer, Convolution, RelativeAttention
 from lightsleeper.nn.frontend import LogMel
@@ -58,7 +58,7 @@ class EncoderStream:
         if frontend.normalize == "clip":
             raise ValueError("streaming needs normalize: running or none; 'clip' subtracts the whole clip's mean")
         self.frontend, self.encoder = frontend, encoder
-        self.blocks = [_BlockStream(block) for block in encoder.blocks]
+        self.blocks = [_BlockStream(block) for block in encoder.blocks]  # type: ignore[arg-type]
         self.samples: Tensor = torch.zeros(1, 0)
         self.features: Tensor = torch.zeros(1, 0, frontend.n_mels)
         self.mel_sum = torch.zeros(1, 1, frontend.n_mels)
@@ -106,6 +106,5 @@ def bounded_state_bytes(frontend: LogMel, encoder: Conformer, chunk_frames: int 
     """Upper bound of `EncoderStream.state_bytes` between two calls, float32; None if the encoder does not stream."""
     if None in encoder.context_frames() or frontend.normalize == "clip":
         return None
-    windows: list[nn.Module] = [layer for b in encoder.blocks for layer in (b.attention, b.convolution)]
-    frames = sum(int(w.past) + int(w.future) for w in windows)
+    frames = sum(int(w.past or 0) + int(w.future or 0) for w in encoder.windows())
     return 4 * (frames * encoder.dim + 6 * frontend.n_mels + frontend.window + frontend.n_mels)

@@ -156,7 +156,7 @@ class BestCheckpoint(ModelCheckpoint):
             return
         self._need_monitor(trainer)
         done = progress(trainer)
-        schedules = [callback for callback in trainer.callbacks if isinstance(callback, Compression)]
+        schedules = [callback for callback in trainer.callbacks if isinstance(callback, Compression)]  # type: ignore[attr-defined]
         if all(callback.settled(done) for callback in schedules):
             super().on_validation_end(trainer, pl_module)
 

@@ -5,7 +5,7 @@ A stage therefore gives the same result whether or not the process was killed an
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -20,6 +20,7 @@ from lightsleeper.deploy import parity
 from lightsleeper.deploy.runtime import OnnxModel
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
+from lightsleeper.models.family import Family
 from lightsleeper.parsing import Parts
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
@@ -59,7 +60,8 @@ def restore(parts: Parts, folder: Path) -> L.LightningModule:
 def finalize(parts: Parts, folder: Path, record: Record) -> Fields:
     """Bake the compression in, calibrate on validation data, save `export/model.*`."""
     trained = restore(parts, folder)
-    model, report = deliverables.finalize(trained.eval(), parts.callbacks)
+    # The check stage has seen that it is one.
+    model, report = deliverables.finalize(cast(Family, trained.eval()), parts.callbacks)
     device = root_device(parts)
     with torch.no_grad():
         threshold = model.to(device).calibrate(_batches(parts.data, device))

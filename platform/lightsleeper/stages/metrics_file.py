@@ -40,7 +40,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": step or 0, "epoch": int(metrics.get("epoch", 0))}
+        row: dict[str, float] = {"step": step or 0, "epoch": int(metrics.get("epoch", 0))}
         row.update({name: float(value) for name, value in metrics.items() if name != "epoch"})
         if new := [name for name in row if name not in self._columns]:
             rows = read_rows(self.path)

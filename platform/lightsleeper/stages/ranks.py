@@ -17,7 +17,7 @@ _HASH, _FOLDER = "LIGHTSLEEPER_RANK_HASH", "LIGHTSLEEPER_RANK_FOLDER"
 
 def is_follower() -> bool:
     """Whether this process is not rank 0 (torchrun, SLURM or Lightning's own launcher said so)."""
-    return (rank_zero_only.rank or 0) > 0
+    return (getattr(rank_zero_only, "rank", 0) or 0) > 0
 
 
 def followed() -> tuple[str, Path] | None:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lightsleeper.config import TrackingConfig
 from lightsleeper.errors import UserError
@@ -54,7 +54,7 @@ class Untracked:
     """`tracking.mode: disabled`: the local record is all there is."""
 
     def __init__(self) -> None:
-        self.loggers: "list[Logger]" = []
+        self.loggers: list[Logger] = []
         self.state: dict[str, Any] = {"mode": "disabled"}
         self.note = ""
 
@@ -115,7 +115,7 @@ def start(settings: TrackingConfig, folder: Path, record: Record) -> Tracker:
     return WandbRun(_init("offline", arguments), settings, folder, why)
 
 
-def _init(mode: str, arguments: Mapping[str, Any]) -> Any:
+def _init(mode: Literal["online", "offline"], arguments: Mapping[str, Any]) -> Any:
     import wandb
 
     quiet = wandb.Settings(
@@ -126,6 +126,7 @@ def _init(mode: str, arguments: Mapping[str, Any]) -> Any:
         disable_code=True,
         disable_git=True,
         x_disable_meta=True,
+        host="",
     )
     before = logs(Path(arguments["dir"]))
     try:
@@ -160,7 +161,7 @@ class WandbRun:
         self._run = run
         self._folder = folder
         self._offline = bool(offline_because)
-        self.loggers: "list[Logger]" = [WandbLogger(experiment=run, project=settings.project, save_dir=folder)]
+        self.loggers: list[Logger] = [WandbLogger(experiment=run, project=settings.project, save_dir=folder)]
         self.state = {
             "mode": "offline" if self._offline else "online",
             "project": settings.project,
@@ -270,7 +271,7 @@ def summary(record: Record) -> dict[str, Any]:
     flat: dict[str, Any] = {"status": record.status}
     for name, measured in record.metrics.items():
         flat[name] = measured["value"]
-        flat.update({f"{name}.{end}": measured[end] for end in ("low", "high") if measured[end] is not None})  # type: ignore[literal-required]
+        flat.update({f"{name}.{end}": measured[end] for end in ("low", "high") if measured[end] is not None})
     for section in ("size", "threshold", "context", "compression", "seconds", "reference"):
         flat.update(knobs({section: getattr(record, section)}))
     for index, artifact in enumerate(record.artifacts):
