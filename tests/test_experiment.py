@@ -1,5 +1,8 @@
 """Runs from start to end, their required steps, and what is refused or fails, and how."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +91,18 @@ def test_nothing_of_ours_is_called_for_every_step():
     hooks = {"on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_before_optimizer_step"}
     for cls in (checkpoints.EpochBoundary, checkpoints.BestCheckpoint, console.EpochLines):
         assert not hooks & set(vars(cls))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run():
+    overrides = ["--trainer={accelerator: cpu, devices: 2, strategy: ddp}", FAST]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "lightsleeper", "run", str(write()), *overrides], env=environ, check=True)
+    (folder,) = Path("runs/tiny").iterdir()
+    record = read(folder)
+    assert record.status == "finished"
+    assert record.metrics["test/accuracy"]["n"] == 48
+    assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 12  # half of one process' steps
 
 
 # --- required steps ---

@@ -17,7 +17,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from rich.console import Console
 
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
@@ -30,7 +29,7 @@ from lightsleeper.stages.console import Log, stoppable
 from lightsleeper.stages.fit import Progress, fit
 from lightsleeper.stages.metrics_file import FILE as METRICS
 from lightsleeper.stages.metrics_file import kept_rows
-from lightsleeper.stages.plan import Plan, changed_keys, check, plan
+from lightsleeper.stages.plan import Plan, check, check_resume, plan
 from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
 from lightsleeper.tracking.page import next_steps, page, resume_line
@@ -53,16 +52,16 @@ def run(recipe: recipes.Recipe | None, runs_dir: Path, resume: str | Path | None
         assert recipe is not None
         todo = plan(recipe)
         if ranks.is_follower():
-            return _follow(todo, runs_dir)
+            return ranks.follow(todo, runs_dir)
         check(todo, runs_dir)
         folder = _create(todo, runs_dir)
     else:
         folder = find(resume, runs_dir, recipe.name if recipe else None)
         todo = plan(recipe or recipes.load([folder / RECIPE]))
         if ranks.is_follower():
-            return _follow(todo, runs_dir, folder)
+            return ranks.follow(todo, runs_dir, folder)
         check(todo, runs_dir)
-        _check_resume(todo, folder)
+        check_resume(todo, read(folder))
     _execute(todo, folder, runs_dir)
     return folder
 
@@ -87,29 +86,6 @@ def _create(todo: Plan, runs_dir: Path, parent: str | None = None) -> Path:
     write_atomic(folder / RECIPE, recipes.dump(todo.saved()))
     write_atomic(folder / RECORD, record.to_json())
     return folder
-
-
-def _check_resume(todo: Plan, folder: Path) -> None:
-    record = read(folder)
-    status = status_of(record)
-    if status == "finished":
-        raise UserError(f"run {folder.name} is finished: `lightning show {folder.name}`. Nothing to resume.")
-    if status == "running" and record.process is not None:
-        where = f"process {record.process['pid']} on {record.process['host']}"
-        raise UserError(f"run {folder.name} is still running ({where}).")
-    if record.recipe != todo.recipe.name:
-        raise UserError(f"run {folder.name} is a run of {record.recipe}, not of {todo.recipe.name}.")
-    skipped = ("tracking", "requires")  # where it is tracked may change; steps are compared by what they resolve to
-    old = {key: value for key, value in record.config.items() if key not in skipped}
-    changed = changed_keys(old, {key: value for key, value in todo.config.items() if key not in skipped})
-    changed += [
-        f"requires.{name}"
-        for name, step in todo.steps.items()
-        if record.lineage.get(name, {}).get("hash", step.hash) != step.hash
-    ]
-    if changed:
-        names = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
-        raise UserError(f"run {folder.name} cannot be resumed with a changed recipe: {names}. Start a new run.")
 
 
 def _execute(todo: Plan, folder: Path, runs_dir: Path) -> None:
@@ -165,7 +141,6 @@ class _Execution:
         self.todo, self.folder, self.runs_dir, self.file, self.log = todo, folder, runs_dir, file, log
         self.steps: dict[str, Path] = {}
         self.tracker: weights_and_biases.Tracker = weights_and_biases.Untracked()
-        self.data: L.LightningDataModule | None = None
 
     def everything(self) -> None:
         self.log.say(f"run {self.folder}")
@@ -183,19 +158,18 @@ class _Execution:
         if self.tracker.note:
             self.log.say(self.tracker.note)
         with self.file.change() as record:
-            record.tracking = self.tracker.state
+            record.tracking = {**record.tracking, **self.tracker.state}
         done = Progress.of(self.folder)
         self.tracker.replay(kept_rows(self.folder / METRICS, done.step))
         if done.complete:
             self.tracker.log_inputs(self.file.record, self.steps)
         stages: dict[str, Callable[[], dict[str, Any]]] = {
             "fit": lambda: self.fit(parts),
-            "finalize": lambda: deliver.finalize(self.rebuilt(), self.folder, self.file.record),
-            "test": lambda: deliver.test(self.rebuilt(), self.folder, self.log),
-            "export": lambda: deliver.export(self.rebuilt(), self.folder),
+            "finalize": lambda: deliver.finalize(self.rebuilt(parts), self.folder, self.file.record),
+            "test": lambda: deliver.test(self.rebuilt(parts), self.folder, self.log),
+            "export": lambda: deliver.export(parts, self.folder),
             "benchmark": lambda: deliver.benchmark(parts, self.folder, self.file.record),
         }
-        self.data = parts.data
         for index, name in enumerate(stages):
             if name in parts.run.stages:
                 self.stage(name, stages[name], seed=(parts.seed, index))
@@ -228,11 +202,9 @@ class _Execution:
         L.seed_everything(self.todo.config["seed_everything"], workers=True, verbose=False)
         return parsing.build(recipes.substitute(self.todo.config, self.steps))
 
-    def rebuilt(self) -> Parts:
-        """Fresh objects beside the data that is loaded already: nothing of a fit in this process shows in a later
-        stage, which a resumed process could not have."""
-        parts = self.build()
-        return replace(parts, data=self.data or parts.data)
+    def rebuilt(self, parts: Parts) -> Parts:
+        """Fresh objects beside the data that is loaded already: what a resumed process has, no trace of a fit in it."""
+        return replace(self.build(), data=parts.data)
 
     # --- stages ---
 
@@ -302,25 +274,3 @@ class _Execution:
 def _accelerator(parts: Parts) -> str:
     device = deliver.root_device(parts)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _follow(todo: Plan, runs_dir: Path, folder: Path | None = None) -> Path:
-    """Train along as a rank above 0, in the run that rank 0 leads."""
-    config_hash, folder = ranks.followed() or (todo.hash, folder or runs_dir)
-    candidates = [todo]
-    while candidates and candidates[0].hash != config_hash:
-        candidates = [*candidates[1:], *candidates[0].steps.values()]
-    if not candidates:
-        raise UserError(f"{todo.recipe.name}: rank 0 runs another recipe.")
-    todo = candidates[0]
-    steps: dict[str, Path] = {}
-    for name, step in todo.steps.items():
-        found = finished_with(runs_dir, step.recipe.name, step.hash, set(step.config["run"]["stages"]))
-        if found is None:
-            raise UserError(f"requires.{name}: run {step.recipe.name} once, in one process, before several.")
-        steps[name] = found.absolute()
-    L.seed_everything(todo.config["seed_everything"], workers=True, verbose=False)
-    parts = parsing.build(recipes.substitute(todo.config, steps))
-    with Log(Path(os.devnull), Console(quiet=True)) as log, stoppable():
-        fit(parts, folder, log, follower=True)
-    return folder

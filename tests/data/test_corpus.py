@@ -78,7 +78,6 @@ def test_a_killed_build_goes_on_to_the_same_corpus(cache: Path) -> None:
         """
         import pickle, sys
         from lightsleeper.data import corpus_build
-from lightsleeper.data.augment import draw_scene
         from lightsleeper.data.corpus import open_or_build
         if __name__ == "__main__":
             corpus_build.SHARD_CLIPS = 2
@@ -91,7 +90,7 @@ from lightsleeper.data.augment import draw_scene
     child = subprocess.Popen([sys.executable, str(path), pickle.dumps(lines).hex()])
     folder = cache / "corpora" / corpus_key({"spec": 7})
     deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.arrow"))) < 2 and time.monotonic() < deadline:
+    while len(list(folder.glob("*.arrow"))) < 2 and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()

@@ -61,11 +61,11 @@ def test_words_are_where_the_partition_says(deliverable):
     assert found.words[1].end_s == pytest.approx(1.0 + 23_000 / 16_000)
 
 
-def test_a_clip_too_short_for_the_keyword_is_no_match(deliverable):
+@pytest.mark.parametrize("samples", [0, 1, 800, 3_500])
+def test_a_clip_too_short_for_the_keyword_is_no_match(deliverable, samples):
     _, _, onnx = deliverable
-    phones = np.arange(1, 31)
-    keyword = Keyword("a b c", phones, np.repeat([0, 1, 2], 10), ("a", "b", "c"))
-    found = detect(onnx, np.full(1_500, 0.01, dtype=np.float32), keyword)  # one encoder frame
+    keyword = Keyword("a b c d e", np.arange(1, 31), np.repeat(range(5), 6), ("a", "b", "c", "d", "e"))
+    found = detect(onnx, np.full(samples, 0.01, dtype=np.float32), keyword)
     assert found.score < -1_000
     assert found.detected is False
     assert found.words == []

@@ -45,9 +45,12 @@ def test_texts_longer_than_the_graph_are_refused(exported):
 
 def test_short_audio_is_padded_to_what_the_graph_needs(matcher):
     model = TorchModel(matcher)
-    model.main.metadata["min_samples"] = "1280"
     phones = np.array([3])
-    assert np.isfinite(model.match(np.ones(10), phones, phones * 0)["score"]).all()
+    short = model.match(np.ones(10), phones, phones * 0)["score"]
+    assert short == model.match(np.pad(np.ones(10), (0, 3_190)), phones, phones * 0)["score"]  # 0.2 s
+    model.main.metadata["min_samples"] = "6400"
+    longer = model.match(np.ones(10), phones, phones * 0)["score"]
+    assert longer == model.match(np.pad(np.ones(10), (0, 6_390)), phones, phones * 0)["score"] != short
 
 
 def test_a_missing_enrolment_file_is_named(exported):

@@ -22,7 +22,7 @@ def test_score_equals_the_sum_over_all_paths() -> None:
     torch.testing.assert_close(score[0], expected)
 
 
-@pytest.mark.parametrize("frames", [4, 17, 50])
+@pytest.mark.parametrize("frames", [1, 4, 17, 50])
 @pytest.mark.parametrize("phones", [[7], [7, 7, 9], [1, 2, 3, 3, 3, 1]])
 def test_the_exported_form_equals_the_batched_one(frames: int, phones: list[int]) -> None:
     log_probs = _log_probs(frames, seed=frames)

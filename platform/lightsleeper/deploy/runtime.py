@@ -26,6 +26,8 @@ Arrays = dict[str, np.ndarray]
 Shape = tuple[int | None, ...]  # None: dynamic
 ENROLL = "enroll"
 SCORERS = {"score": "shipped"}  # output -> scorer
+SHORTEST_S = 0.2
+"""Shorter clips are padded: a scan over no frame fails in ONNX Runtime, and no keyword is as short."""
 PADDING = {"phones": 0, "words": -1}
 
 
@@ -138,7 +140,8 @@ class Matcher:
     def match(self, audio: np.ndarray, phones: np.ndarray, words: np.ndarray) -> Arrays:
         """All outputs for one clip (S,) and one text; raises UserError when the text is longer than the graph takes."""
         phones, words = phones.astype(np.int64), words.astype(np.int64)
-        shortest = int(float(self.metadata.get("min_samples", 0)))
+        rate = float(self.metadata.get("sample_rate", 16_000))
+        shortest = int(float(self.metadata.get("min_samples", SHORTEST_S * rate)))
         audio = np.pad(audio.astype(np.float32), (0, max(0, shortest - len(audio))))
         values = {
             "audio": audio[None],

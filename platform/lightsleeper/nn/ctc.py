@@ -39,9 +39,9 @@ def keyword_score_static(log_probs: Tensor, phones: Tensor, count: Tensor) -> Te
     before = torch.cat([states[:2], states[:-2]])
     # Skipping the blank between two phones is allowed unless they are equal.
     skip = torch.where((place % 2 == 1) & (place > 1) & (states != before), 0.0, IMPOSSIBLE)
-    start = torch.where(place < 2, 0.0, IMPOSSIBLE)
+    start = torch.where(place < 1, 0.0, IMPOSSIBLE)  # before the first frame: all of it lies ahead
 
-    alpha, _ = recur(_step, start + emissions[0], (emissions[1:], skip.expand_as(emissions[1:])))
+    alpha, _ = recur(_step, start, (emissions, skip.expand_as(emissions)))
     last = alpha.gather(0, torch.cat([2 * count - 1, 2 * count]))
     log_likelihood = last.logsumexp(0, keepdim=True)
     best = log_probs.amax(-1).sum()

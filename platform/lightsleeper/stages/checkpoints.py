@@ -149,7 +149,8 @@ class BestCheckpoint(ModelCheckpoint):
         )
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._need_monitor(trainer)
+        if trainer.callback_metrics:  # a model may skip its metrics on the few rows of the sanity check
+            self._need_monitor(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:

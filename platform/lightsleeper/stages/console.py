@@ -32,7 +32,6 @@ SILENCED = tuple(
         r"Checkpoint directory .* is not empty",  # a resumed run continues in its own folder
         r"in eval mode at the start of training",  # frozen text encoders stay in eval on purpose
         r"ended before the epoch ended and your dataloader is not resumable",  # ours always end between two epochs
-        r"It is recommended to use `self.log\(.*sync_dist=True`",  # metrics synchronise themselves (torchmetrics)
         r"GPU available but not used",  # the recipe names the accelerator
         r"Trying to infer the `batch_size` from an ambiguous collection",  # a batch is a mapping; all share the rows
         r"enable_nested_tensor is True",  # torch's encoder on its slow path for norm_first

@@ -13,6 +13,7 @@ from lightsleeper_callbacks.base import Compression, by_phase
 from lightsleeper.errors import UserError
 from lightsleeper.parsing import Parts
 from lightsleeper.stages.checkpoints import (
+    BEST,
     LAST,
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -93,6 +94,8 @@ def fit(
     )
     restore = str(last) if done.step else None
     trainer.fit(parts.model, datamodule=parts.data, ckpt_path=restore, weights_only=True if restore else None)
+    if parts.run.monitor is not None and not (checkpoints / BEST).exists():
+        log.say(f"warning: no epoch was judged by run.monitor '{parts.run.monitor}'; the last one ships")
 
 
 def _callbacks(parts: Parts, folder: Path, log: Log) -> list[Callback]:

@@ -20,6 +20,7 @@ from lightsleeper.config import RunConfig, TrackingConfig
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Family
 from lightsleeper.tracking import weights_and_biases
+from lightsleeper.tracking.record import Record, status_of
 
 FREE_BYTES = 300 * 10**6
 """Least free space: the embedded corpus, a few checkpoints and the exported files take about a third of it."""
@@ -143,6 +144,29 @@ def need_space(folder: Path, need: int = FREE_BYTES) -> None:
     free = shutil.disk_usage(existing).free
     if free < need:
         raise UserError(f"{folder}: {free / 1e6:.0f} MB free on its disk, {need / 1e6:.0f} MB needed.")
+
+
+def check_resume(todo: Plan, record: Record) -> None:
+    """Refuse to continue a run that is over, running, or another one; raises UserError."""
+    name, status = record.run_id, status_of(record)
+    if status == "finished":
+        raise UserError(f"run {name} is finished: `lightning show {name}`. Nothing to resume.")
+    if status == "running" and record.process is not None:
+        where = f"process {record.process['pid']} on {record.process['host']}"
+        raise UserError(f"run {name} is still running ({where}).")
+    if record.recipe != todo.recipe.name:
+        raise UserError(f"run {name} is a run of {record.recipe}, not of {todo.recipe.name}.")
+    skipped = ("tracking", "requires")  # where it is tracked may change; steps are compared by what they resolve to
+    old = {key: value for key, value in record.config.items() if key not in skipped}
+    changed = changed_keys(old, {key: value for key, value in todo.config.items() if key not in skipped})
+    changed += [
+        f"requires.{required}"
+        for required, step in todo.steps.items()
+        if record.lineage.get(required, {}).get("hash", step.hash) != step.hash
+    ]
+    if changed:
+        keys = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+        raise UserError(f"run {name} cannot be resumed with a changed recipe: {keys}. Start a new run.")
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

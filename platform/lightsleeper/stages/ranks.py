@@ -9,8 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import lightning as L
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from lightsleeper import parsing
+from lightsleeper import recipe as recipes
+from lightsleeper.errors import UserError
+from lightsleeper.stages.console import Log, stoppable
+from lightsleeper.stages.fit import fit
+from lightsleeper.stages.plan import Plan
+from lightsleeper.tracking.runs import finished_with
 
 _HASH, _FOLDER = "LIGHTSLEEPER_RANK_HASH", "LIGHTSLEEPER_RANK_FOLDER"
 
@@ -18,13 +28,6 @@ _HASH, _FOLDER = "LIGHTSLEEPER_RANK_HASH", "LIGHTSLEEPER_RANK_FOLDER"
 def is_follower() -> bool:
     """Whether this process is not rank 0 (torchrun, SLURM or Lightning's own launcher said so)."""
     return (getattr(rank_zero_only, "rank", 0) or 0) > 0
-
-
-def followed() -> tuple[str, Path] | None:
-    """(config hash, folder) of the run this rank trains along with; None when rank 0 did not say."""
-    if _HASH not in os.environ:
-        return None
-    return os.environ[_HASH], Path(os.environ[_FOLDER])
 
 
 @contextmanager
@@ -43,3 +46,32 @@ def leading(config_hash: str, folder: Path) -> Iterator[None]:
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
+
+
+def follow(todo: Plan, runs_dir: Path, folder: Path | None = None) -> Path:
+    """Train along as a rank above 0, in the run that rank 0 leads."""
+    config_hash, folder = _followed() or (todo.hash, folder or runs_dir)
+    candidates = [todo]
+    while candidates and candidates[0].hash != config_hash:
+        candidates = [*candidates[1:], *candidates[0].steps.values()]
+    if not candidates:
+        raise UserError(f"{todo.recipe.name}: rank 0 runs another recipe.")
+    todo = candidates[0]
+    steps: dict[str, Path] = {}
+    for name, step in todo.steps.items():
+        found = finished_with(runs_dir, step.recipe.name, step.hash, set(step.config["run"]["stages"]))
+        if found is None:
+            raise UserError(f"requires.{name}: run {step.recipe.name} once, in one process, before several.")
+        steps[name] = found.absolute()
+    L.seed_everything(todo.config["seed_everything"], workers=True, verbose=False)
+    parts = parsing.build(recipes.substitute(todo.config, steps))
+    with Log(Path(os.devnull), Console(quiet=True)) as log, stoppable():
+        fit(parts, folder, log, follower=True)
+    return folder
+
+
+def _followed() -> tuple[str, Path] | None:
+    """(config hash, folder) of the run this rank trains along with; None when rank 0 did not say."""
+    if _HASH not in os.environ:
+        return None
+    return os.environ[_HASH], Path(os.environ[_FOLDER])
