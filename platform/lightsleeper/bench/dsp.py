@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from lightsleeper.errors import UserError
 from lightsleeper.nn.partition import partition_distance
@@ -211,7 +210,10 @@ def spread(call: Callable[[], Any], repeats: int, scale: float) -> dict[str, flo
 
 def peak_bytes(call: Callable[[], Any]) -> int:
     """Most bytes of torch tensors alive at once that ``call`` adds, from torch's own allocation events."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler otherwise writes its own start and stop on stderr
+    # Read when the profiler is first imported; without it, it writes its own start and stop on stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    from torch.profiler import ProfilerActivity, profile
+
     call()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         call()
