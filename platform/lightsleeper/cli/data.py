@@ -70,10 +70,10 @@ def inspect(data: "L.LightningDataModule") -> int:
     console.print(f"{type(data).__name__} {summary.get('hash')}, protocol {summary.get('protocol')}", highlight=False)
     counts = summary.get("counts") or {}
     parts = {name: part for name, part in counts.items() if isinstance(part, dict)}
-    columns = list(dict.fromkeys(key for part in parts.values() for key in part if "_w" not in key))
-    table = Table("part", *columns)
-    for name, part in parts.items():
-        table.add_row(name, *(_shown(part.get(column)) for column in columns))
+    kinds = list(dict.fromkeys(key for part in parts.values() for key in part if "_w" not in key))
+    table = Table("counts", *parts)
+    for kind in kinds:
+        table.add_row(kind, *(_shown(part.get(kind)) for part in parts.values()))
     if parts:
         console.print(table)
     for name, value in counts.items():
