@@ -8,12 +8,12 @@ from lightsleeper.errors import UserError
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "file.bin"
     with replacing(path) as temporary:
-        temporary.write_bytes(b"one")
+        temporary.write_bytes(b"whole content")
         assert not path.exists()
     failing = replacing(path)
     failing.__enter__().write_bytes(b"half")
     failing.__exit__(RuntimeError, RuntimeError(), None)
-    assert path.read_bytes() == b"one"
+    assert path.read_bytes() == b"whole content"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
 
 

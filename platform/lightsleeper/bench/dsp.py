@@ -211,7 +211,7 @@ def spread(call: Callable[[], Any], repeats: int, scale: float) -> dict[str, flo
 def peak_bytes(call: Callable[[], Any]) -> int:
     """Most bytes of torch tensors alive at once that ``call`` adds, from torch's own allocation events."""
     # Read when the profiler is first imported; without it, it writes its own start and stop on stderr.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from torch.profiler import ProfilerActivity, profile
 
     call()

@@ -64,7 +64,8 @@ def loader(args: argparse.Namespace) -> dict[str, Any]:
     print(
         f"loader: {found['recipe']}, batch {conditions['batch_size']}, {conditions['workers']} workers, "
         f"{conditions['threads']} threads, torch {conditions['torch']}, lightning {conditions['lightning']}; "
-        f"median (10th-90th percentile) of {found['steps']} steps after {conditions['warm_up_steps']}"
+        f"median (10th-90th percentile) of {found['steps']} steps in {conditions['rounds']} rounds, "
+        f"each after {conditions['warm_up_steps']} steps of warm-up"
     )
     for name, text in (
         ("step_ms", "a step, loading included"),

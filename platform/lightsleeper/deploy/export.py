@@ -111,7 +111,8 @@ def metadata(graph: ExportGraph) -> dict[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter and onnxscript report every rewrite step and warn about their own internals; parity judges them."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    names = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
