@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 from pathlib import Path
@@ -75,6 +76,28 @@ def test_killed_at_twenty_moments_in_a_row_a_run_still_ends_equal():
         assert stopped(f"{moment}:kill", path, resume="last") == KILLED, moment
     assert_equal_runs(uninterrupted(), start(path, resume="last"))
     assert len(scan(Path("runs"))[0]) == 1
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_times_every_run_ends_equal():
+    path, dice = two_recipes(), random.Random(5)
+    whole = uninterrupted(required=True)
+    took_s = sum(sum(read(run).seconds.values()) for run in (whole, last("step", whole.parents[1])))
+    for number in range(20):
+        runs = f"runs-{number}"
+        process = multiprocessing.get_context("fork").Process(target=start, args=(path,), kwargs={"runs": runs})
+        process.start()
+        process.join(dice.uniform(0, 1.5 * took_s))  # imports are paid, setting up is not among the stages
+        process.kill()
+        process.join()
+        begun = list(Path(runs).glob("both/*/record.json"))
+        if not begun:
+            folder = start(path, runs=runs)
+        elif read(begun[0].parent).status == "finished":
+            folder = begun[0].parent
+        else:
+            folder = start(path, runs=runs, resume="last")
+        assert_equal_runs(whole, folder)
 
 
 def test_finished_stages_are_not_done_again():

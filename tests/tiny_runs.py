@@ -89,7 +89,7 @@ def assert_equal_runs(first: Path, second: Path) -> None:
     for name in ("metrics.csv", "export/model.safetensors"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     states = [load_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (first, second)]
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "global_step", "epoch"):
         assert_same(states[0][key], states[1][key], key)
     assert states[0]["callbacks"].get("Counting") == states[1]["callbacks"].get("Counting")
     records = [read(folder) for folder in (first, second)]
