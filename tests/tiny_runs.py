@@ -1,8 +1,10 @@
 """Runs of the tiny family: start one, have one stopped at a moment, compare two bit for bit."""
 
+import atexit
 import functools
 import multiprocessing
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -56,6 +58,7 @@ def start(path: Path, *overrides: str, resume: str | Path | None = None, runs: s
 def uninterrupted(*overrides: str, required: bool = False) -> Path:
     """A run that nobody disturbed, made once for all tests that compare with it."""
     folder = Path(tempfile.mkdtemp(prefix="whole-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -6,7 +6,6 @@ import tiny_family
 import torch
 from lightsleeper import recipe as recipes
 from lightsleeper.bench import overhead
-from lightsleeper.bench.loader import Ready
 from lightsleeper.bench.overhead import Timing, summary
 from lightsleeper.errors import UserError
 from tiny_family import tiny_recipe
@@ -71,8 +70,3 @@ def test_a_process_that_fails_is_told_with_its_last_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="the bare script failed with exit code 1: KeyError"):
         overhead._bare(tmp_path / "config.json", tmp_path)
-
-
-def test_batches_in_memory_can_be_read_again():
-    ready = Ready([1, 2])
-    assert (list(ready), list(ready), len(ready)) == ([1, 2], [1, 2], 2)

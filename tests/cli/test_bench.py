@@ -19,7 +19,7 @@ def test_loader_states_shares_and_conditions(cli, tmp_path):
     done = cli("bench", "loader", str(recipe), "--steps", "12", "--runs-dir", str(tmp_path), "--json", str(out))
     assert done.code == 0, done.err
     found = json.loads(out.read_text())
-    assert found["steps"] == 14  # two rounds; five steps of each are warm-up
+    assert found["steps"] == 7  # five are warm-up
     assert 0 < found["wait_share"] < 1
     for name in ("step_ms", "wait_ms", "ready_step_ms"):
         assert 0 < found[name]["p10"] <= found[name]["median"] <= found[name]["p90"]

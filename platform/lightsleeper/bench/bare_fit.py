@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 MARK = "bare-fit "
 
@@ -27,11 +27,14 @@ def main(config_file: str, folder: str) -> int:
         torch.set_num_threads(config["run"]["threads"])
     model, data = build(config["model"]), build(config["data"])
     callbacks: list[Callback] = [build(spec) for spec in config["callbacks"].values()]
+    logs = loggers(config["tracking"], folder)
+    for logger in logs:
+        _ = logger.experiment  # W&B starts its process here: lightsleeper does that before its fit too
     began = time.perf_counter()
     trainer = L.Trainer(
         **{
             **config["trainer"],
-            "logger": loggers(config["tracking"], folder),
+            "logger": logs,
             "callbacks": [*callbacks, *checkpoints(config["run"], folder)],
             "default_root_dir": folder,
             "enable_progress_bar": False,
@@ -57,9 +60,9 @@ def checkpoints(run: dict[str, Any], folder: str) -> list[Callback]:
     return [ModelCheckpoint(dirpath=f"{folder}/checkpoints", save_last=True, **best)]
 
 
-def loggers(tracking: dict[str, Any], folder: str) -> list[Logger]:
+def loggers(tracking: dict[str, Any], folder: str) -> list[CSVLogger | WandbLogger]:
     """A metrics file, and W&B offline unless tracking is disabled."""
-    found: list[Logger] = [CSVLogger(folder)]
+    found: list[CSVLogger | WandbLogger] = [CSVLogger(folder)]
     if tracking["mode"] != "disabled":
         found.append(WandbLogger(save_dir=folder, project=tracking["project"], offline=True))
     return found

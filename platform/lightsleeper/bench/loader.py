@@ -7,7 +7,7 @@ the cores from the training without ever making it wait.
 
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from lightsleeper.stages.plan import plan
 from lightsleeper.tracking.runs import finished_with
 
 WARM_UP = 5  # steps thrown away: workers start, allocators grow
-ROUNDS = 2  # of loader, memory, loader, memory: a machine that is slow for a while hits both
+ROUNDS = 3  # of loader, memory, loader, memory, ...
 LOADING = "[_TrainingEpochLoop].train_dataloader_next"
 TRAINING = "run_training_batch"
+
+Times = tuple[list[float], list[float]]  # seconds of waiting and of the whole step, per step
 
 
 class Durations(SimpleProfiler):
@@ -60,25 +62,24 @@ def run(recipe: recipes.Recipe, runs_dir: Path, steps: int = 60) -> dict[str, An
     data.prepare_data()
     data.setup("fit")
     batches = [batch for batch, _ in zip(data.train_dataloader(), range(steps), strict=False)]
-    wait_s: list[float] = []
-    step_s: list[float] = []
-    ready_step_s: list[float] = []
+    loaded: list[Times] = []
+    ready: list[Times] = []
     for _ in range(ROUNDS):
-        waits, trains = _durations(_fresh(recipe, runs_dir, data), steps)
-        wait_s += waits
-        step_s += [wait + train for wait, train in zip(waits, trains, strict=True)]
+        loaded.append(_times(_fresh(recipe, runs_dir, data), steps))
         data.train_dataloader = lambda: Ready(batches)
-        waits, trains = _durations(_fresh(recipe, runs_dir, data), steps)
+        ready.append(_times(_fresh(recipe, runs_dir, data), steps))
         del data.train_dataloader
-        ready_step_s += [wait + train for wait, train in zip(waits, trains, strict=True)]
+    # Every batch counts with its fastest round: the others were slower for what else the machine did.
+    step_s, ready_step_s = fastest(loaded), fastest(ready)
+    waits = [wait for times, _ in loaded for wait in times]
     return {
         "recipe": recipe.name,
         "steps": len(step_s),
         "step_ms": _spread(step_s),
-        "wait_ms": _spread(wait_s),
+        "wait_ms": _spread(waits),
         "ready_step_ms": _spread(ready_step_s),
-        "wait_share": sum(wait_s) / sum(step_s),
-        "slowdown": statistics.median(step_s) / statistics.median(ready_step_s) - 1.0,
+        "wait_share": sum(waits) / sum(step for _, steps_s in loaded for step in steps_s),
+        "slowdown": sum(step_s) / sum(ready_step_s) - 1.0,
         "conditions": {
             "threads": torch.get_num_threads(),
             "workers": getattr(data, "num_workers", None),
@@ -110,8 +111,13 @@ def _fresh(recipe: recipes.Recipe, runs_dir: Path, data: Any) -> parsing.Parts:
     return replace(_parts(recipe, runs_dir), data=data)
 
 
-def _durations(parts: parsing.Parts, steps: int) -> tuple[list[float], list[float]]:
-    """Seconds of waiting and of training per step, warm-up removed."""
+def fastest(rounds: Sequence[Times]) -> list[float]:
+    """Seconds of each step, waiting included, in the round where it was fastest."""
+    return [min(values) for values in zip(*(steps for _, steps in rounds), strict=True)]
+
+
+def _times(parts: parsing.Parts, steps: int) -> Times:
+    """Fit once; the warm-up is removed."""
     profiler = Durations()
     with Log(Path(os.devnull), Console(quiet=True)):  # Lightning's own lines say nothing about loading
         _fit(parts, steps, profiler)
@@ -119,7 +125,9 @@ def _durations(parts: parsing.Parts, steps: int) -> tuple[list[float], list[floa
     if len(train_s) <= WARM_UP:
         raise UserError(f"only {len(train_s)} training steps were made: expected more than {WARM_UP}.")
     # An epoch's end may ask for one more batch than there is; such a wait belongs to no step.
-    return wait_s[WARM_UP : len(train_s)], train_s[WARM_UP:]
+    wait_s = wait_s[: len(train_s)]
+    step_s = [wait + train for wait, train in zip(wait_s, train_s, strict=True)]
+    return wait_s[WARM_UP:], step_s[WARM_UP:]
 
 
 def _fit(parts: parsing.Parts, steps: int, profiler: SimpleProfiler) -> None:

@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    result = {"dsp": dsp, "loader": loader, "overhead": overhead}[args.what](args)
+    from lightsleeper.deploy.benchmark import machine_lock
+
+    with machine_lock():
+        result = {"dsp": dsp, "loader": loader, "overhead": overhead}[args.what](args)
     if args.json:
         write_json(Path(args.json), result)
     return 0
@@ -64,8 +67,8 @@ def loader(args: argparse.Namespace) -> dict[str, Any]:
     print(
         f"loader: {found['recipe']}, batch {conditions['batch_size']}, {conditions['workers']} workers, "
         f"{conditions['threads']} threads, torch {conditions['torch']}, lightning {conditions['lightning']}; "
-        f"median (10th-90th percentile) of {found['steps']} steps in {conditions['rounds']} rounds, "
-        f"each after {conditions['warm_up_steps']} steps of warm-up"
+        f"median (10th-90th percentile) of {found['steps']} steps, each in the fastest of "
+        f"{conditions['rounds']} rounds, after {conditions['warm_up_steps']} steps of warm-up"
     )
     for name, text in (
         ("step_ms", "a step, loading included"),

@@ -161,6 +161,7 @@ class WandbRun:
         self._run = run
         self._folder = folder
         self._offline = bool(offline_because)
+        self._replaced = False
         self.loggers: list[Logger] = [WandbLogger(experiment=run, project=settings.project, save_dir=folder)]
         self.state = {
             "mode": "offline" if self._offline else "online",
@@ -174,13 +175,21 @@ class WandbRun:
     def replay(self, rows: list[dict[str, str]]) -> None:
         # Each offline process of a run has a log of its own, and a killed one a damaged log, which `wandb sync` refuses
         # together with its neighbours. The newest log therefore gets everything and replaces the older ones.
-        older = {folder for folder in logs(self._folder, "offline-run-") if str(folder) not in str(self._run.dir)}
-        if not older:
+        if not self._older():
             return
         for row in rows:
             values = {name: float(value) for name, value in row.items() if value and name != "step"}
             self._run.log({**values, "trainer/global_step": int(row["step"])})
-        for folder in older:
+        self._replaced = True
+        self._drop_older()
+
+    def _older(self) -> set[Path]:
+        return {
+            folder for folder in logs(self._folder, "offline-run-") if folder.name != Path(self._run.dir).parent.name
+        }
+
+    def _drop_older(self) -> None:
+        for folder in self._older():
             shutil.rmtree(folder, ignore_errors=True)
 
     def log_inputs(self, record: Record, steps: Mapping[str, Path]) -> None:
@@ -210,6 +219,8 @@ class WandbRun:
             self._run.finish(exit_code=exit_code)
 
         complete = finish_within(upload, limit_s)
+        if self._replaced:  # again: the service of a killed process lives on for a while, and writes
+            self._drop_older()
         if self._offline:
             return [f"W&B upload: wandb sync {folder / 'wandb'}/offline-run-*"]
         later = f"W&B upload not complete; later: wandb sync --include-online {folder / 'wandb'}/run-*"
