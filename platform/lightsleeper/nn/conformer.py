@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightsleeper.nn.convolve import convolve
+
 NEGATIVE = -1e4  # masked attention score; finite, so that a row without keys gives no NaN in bf16
 
 
@@ -43,7 +45,7 @@ class Subsampling(nn.Module):
             x = F.relu(self.second(F.relu(self.first(features.unsqueeze(1)))))  # (B, d, N, bands)
             x = x.permute(0, 2, 1, 3).flatten(2)
         else:
-            x = F.relu(self.second(F.relu(self.first(features.transpose(1, 2))))).transpose(1, 2)
+            x = F.relu(convolve(F.relu(convolve(features, self.first)), self.second))
         return self.out(x)
 
 
@@ -86,13 +88,15 @@ class RelativeAttention(nn.Module):
         q = q[:, :, offset : offset + queries]
         codes = self.position(_sinusoids(offset + queries - 1, keys + queries - 1, dim, x))  # (Q + K - 1, d)
         codes = codes.unflatten(-1, (self.heads, dim // self.heads)).permute(1, 2, 0)  # (h, d/h, Q + K - 1)
-        bias = _by_key((q + self.position_bias) @ codes, keys) * (dim // self.heads) ** -0.5  # (B, h, Q, K)
+        scale = (dim // self.heads) ** -0.5
+        bias = _by_key((q + self.position_bias) @ codes, keys) * scale  # (B, h, Q, K)
         allowed = self._allowed(offset, queries, keys, x.device)
         if valid is not None:
             allowed = valid[:, None, None, :] if allowed is None else allowed & valid[:, None, None, :]
         if allowed is not None:
             bias = bias.masked_fill(~allowed, NEGATIVE)
-        y = F.scaled_dot_product_attention(q + self.content_bias.to(q.dtype), k, v, attn_mask=bias.to(q.dtype))
+        # By hand: with a mask that needs a gradient, the fused kernel does the same steps and three more.
+        y = ((q + self.content_bias) @ k.mT * scale + bias).softmax(-1).to(v.dtype) @ v
         y = self.out(y.transpose(1, 2).flatten(2))
         return x[:, offset : offset + queries] + self.dropout(y)
 
@@ -150,7 +154,7 @@ class Convolution(nn.Module):
             y = y.masked_fill(~valid.unsqueeze(-1), 0.0)
         left = self.past - offset  # negative crops
         right = self.future - (x.shape[1] - offset - queries)
-        y = self.depthwise(F.pad(y.transpose(1, 2), (left, right))).transpose(1, 2)
+        y = convolve(y, self.depthwise, left, right)
         y = self.out(F.silu(self.inner_norm(y)))
         return x[:, offset : offset + queries] + self.dropout(y)
 

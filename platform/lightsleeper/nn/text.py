@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightsleeper.errors import UserError
+from lightsleeper.nn.convolve import convolve
 from lightsleeper.phones import BLANK, CLASSES
 
 Token = Literal["word", "phone"]
@@ -49,7 +50,7 @@ class PhoneText(nn.Module):
             place = place + F.pad(run.to(words.dtype), (step - 1, 0))
         x = (self.phone(phones) + self.place(place)) * valid
         for layer in self.mix:
-            x = (x + F.silu(layer(x.transpose(1, 2)).transpose(1, 2))) * valid
+            x = (x + F.silu(convolve(x, layer, 1, 1))) * valid  # type: ignore[arg-type]
         x = self.norm(x) * valid
         if self.token == "phone":
             tokens, counts = x, valid.sum((1, 2))
