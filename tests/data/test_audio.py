@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lightsleeper.data.audio import AudioError, read_audio, trim_silence
+from lightsleeper.data.audio import AudioError, cut_speech, read_audio, trim_silence
 from lightsleeper.errors import UserError
 
 RATE = 16_000
@@ -184,3 +184,19 @@ def test_clips_that_are_tight_already_lose_little(real_data: Path) -> None:
     files = sorted((real_data / "spoken_digits" / "theo").glob("*.flac"))[:60]
     share = [np.subtract(*trim_silence(clip)[::-1]) / len(clip) for clip in map(read_audio, files)]
     assert np.median(share) > 0.75
+
+
+def test_a_recording_cut_too_close_gets_its_margin_back() -> None:
+    audio = burst(0.0, 0.6, total=0.6)
+    speech, start = cut_speech(audio)
+    assert start == -1600
+    assert len(speech) == len(audio) + 3200
+    assert not speech[:1600].any()
+    np.testing.assert_array_equal(speech[1600:-1600], audio)
+
+
+def test_a_recording_with_room_around_speech_is_cut_to_the_margin() -> None:
+    audio = burst(1.0, 1.8, snr_db=30)
+    speech, start = cut_speech(audio)
+    assert 1.0 - 0.16 < start / RATE <= 1.0
+    np.testing.assert_array_equal(speech, audio[start : start + len(speech)])

@@ -58,3 +58,11 @@ def test_pictures_nobody_could_read_are_refused(tmp_path):
         check_path(tmp_path / "out.png", 13)
     with pytest.raises(UserError, match=r"\.png"):
         check_path(tmp_path / "out", 1)
+
+
+def test_times_stay_inside_the_file_although_silence_was_added():
+    keyword = Keyword("hello there", np.array([1, 2]), np.array([0, 1]), ["hello", "there"])
+    words = word_times(
+        {"cuts": np.array([[0, 10, 20]])}, keyword, {"token": "word"}, duration_s=0.85, start_s=-0.1, file_s=0.7
+    )
+    assert [(w.start_s, w.end_s) for w in words] == [(0.0, pytest.approx(0.325)), (pytest.approx(0.325), 0.7)]

@@ -56,3 +56,15 @@ def test_a_tone_lands_in_its_mel_band() -> None:
     ]
     assert bands == sorted(bands)
     assert len(set(bands)) == 3
+
+
+@pytest.mark.parametrize("normalize", ["clip", "running"])
+def test_faint_noise_hardly_changes_the_features_of_a_clean_clip(normalize: str) -> None:
+    frontend = LogMel(normalize=normalize)  # type: ignore[arg-type]
+    time = torch.arange(8000) / 16000
+    clean = (0.3 * torch.sin(2 * torch.pi * 300 * time) * (1 + torch.sin(2 * torch.pi * 4 * time)))[None]
+    noisy = clean + 0.001 * torch.randn(1, 8000, generator=torch.Generator().manual_seed(0))  # 46 dB below
+    moved = (frontend(clean, torch.tensor([8000]))[0] - frontend(noisy, torch.tensor([8000]))[0]).abs()
+    raw = (frontend.power(clean) - frontend.power(noisy)).abs() * 0.33
+    assert moved.max() < 0.1
+    assert raw.max() > 1.0

@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
     said = pronunciations(args.keyword, args.pronounce)
     keywords = [keyword(text, said) for text in args.keyword]
     matcher = open_matcher(path, args.threads)
-    from lightsleeper.data.audio import read_audio, trim_silence
+    from lightsleeper.data.audio import cut_speech, read_audio
     from lightsleeper.deploy.detection import detect
 
     rate = int(float(matcher.metadata.get("sample_rate", 16_000)))
@@ -77,9 +77,9 @@ def main(args: argparse.Namespace) -> int:
         clips["microphone"] = record(args.microphone, rate)
     panels: list[tuple[Detection, np.ndarray]] = []
     for name, clip in clips.items():
-        start, stop = (0, len(clip)) if args.no_trim else trim_silence(clip, rate)
+        speech, start = (clip, 0) if args.no_trim else cut_speech(clip, rate)
         for word in keywords:
-            detection = detect(matcher, clip[start:stop], word, name, start / rate, args.threshold)
+            detection = detect(matcher, speech, word, name, start / rate, args.threshold, len(clip) / rate)
             panels.append((detection, clip))
     report([detection for detection, _ in panels], args.json)
     if args.plot:

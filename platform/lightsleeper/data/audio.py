@@ -79,20 +79,37 @@ def _missing_wav_bytes(path: Path) -> int:
     return max(0, declared + 8 - path.stat().st_size - 1)  # some writers count a padding byte that they leave out
 
 
+MARGIN_S = 0.10  # before and after speech; cutting into speech costs far more than a little silence (docs/results.md)
+
+
+def cut_speech(
+    audio: NDArray[np.float32], sample_rate: int = SAMPLE_RATE, margin_s: float = MARGIN_S
+) -> tuple[NDArray[np.float32], int]:
+    """The loudest stretch of speech with ``margin_s`` around it, and the sample of ``audio`` it starts at.
+
+    Where a recording is itself cut closer, silence is added (the start is then negative): an encoder hears the first
+    phone of a clip only when something comes before it. Without this, spoken digits lost 9 points of AUC.
+    """
+    margin = round(margin_s * sample_rate)
+    first, last = trim_silence(audio, sample_rate, margin_s=0.0)
+    start, end = first - margin, last + margin
+    missing = max(0, -start), max(0, end - len(audio))
+    return np.pad(audio[max(0, start) : end], missing), start
+
+
 def trim_silence(
     audio: NDArray[np.floating],
     sample_rate: int = SAMPLE_RATE,
     above_noise_db: float = 6.0,
     below_peak_db: float = 40.0,
     gap_s: float = 0.50,
-    margin_s: float = 0.10,
+    margin_s: float = MARGIN_S,
 ) -> tuple[int, int]:
     """First and last sample (end exclusive) of the loudest stretch of speech; the whole clip where none stands out.
 
     Frames count as speech when they are ``above_noise_db`` over the clip's own noise floor and at most
     ``below_peak_db`` under its loudest speech. Stretches less than ``gap_s`` apart are one; ``margin_s`` is kept on
-    both sides: cutting into speech costs far more than a little silence (docs/results.md). Pre-emphasis comes first, so
-    that hum and rumble do not count.
+    both sides. Pre-emphasis comes first, so that hum and rumble do not count.
     """
     hop = sample_rate // 100
     if len(audio) < 6 * hop:

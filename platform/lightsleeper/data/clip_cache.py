@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.data.audio import SAMPLE_RATE, AudioError, read_audio, trim_silence
+from lightsleeper.data.audio import SAMPLE_RATE, AudioError, cut_speech, read_audio
 from lightsleeper.data.cache import cache_folder, content_hash, replacing
 from lightsleeper.errors import UserError
 
 OnBadFile = Literal["refuse", "skip"]
-_VERSION = 1  # raise when decoding or trimming changes
+_VERSION = 2  # raise when decoding or trimming changes
 
 
 class ClipCache:
@@ -103,8 +103,7 @@ def _decode(files: Sequence[Path], folder: Path, trim: bool, progress: bool) -> 
             try:
                 audio = read_audio(file)
                 if trim:
-                    start, end = trim_silence(audio)
-                    audio = audio[start:end]
+                    audio, _ = cut_speech(audio)
                 samples = np.clip(np.round(audio * 32768), -32768, 32767).astype("<i2").tobytes()
             except AudioError as error:
                 bad[clip] = error.reason

@@ -1,5 +1,6 @@
 """One clip against typed keywords: score, decision, and where each word lies, read off the matcher's partition."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -61,8 +62,11 @@ def detect(
     file: str = "",
     start_s: float = 0.0,
     threshold: float | None = None,
+    file_s: float = math.inf,
 ) -> Detection:
-    """Match ``audio`` (S,) at the model's rate. ``start_s``: where it begins in its file; times count from there.
+    """Match ``audio`` (S,) at the model's rate.
+
+    ``start_s``: where it begins in its file of ``file_s`` seconds; times count from there and stay inside.
 
     ``threshold`` None: the one stored with the model. Raises UserError when the keyword is too long for the model, or
     the model is an encoder alone.
@@ -82,7 +86,7 @@ def detect(
         threshold=threshold,
         detected=None if threshold is None else score >= threshold,
         scores=scores,
-        words=word_times(outputs, keyword, matcher.metadata, duration_s, start_s) if solvable else [],
+        words=word_times(outputs, keyword, matcher.metadata, duration_s, start_s, file_s) if solvable else [],
         duration_s=duration_s,
     )
 
@@ -93,6 +97,7 @@ def word_times(
     metadata: Mapping[str, str],
     duration_s: float,
     start_s: float = 0.0,
+    file_s: float = math.inf,
 ) -> list[Word]:
     """Word times from the output ``cuts`` (1, max_tokens + 1), in encoder frames of ``frame_ms`` of the metadata.
 
@@ -113,4 +118,5 @@ def word_times(
     margin_s = max(0.0, duration_s - int(cuts[-1]) * frame_s) / 2
     ends = [int(cuts[np.flatnonzero(owner == number)[-1] + 1]) for number in range(len(names))]
     times = [0.0, *(margin_s + end * frame_s for end in ends[:-1]), duration_s]
-    return [Word(name, start_s + times[k], start_s + times[k + 1]) for k, name in enumerate(names)]
+    inside = [min(max(0.0, start_s + time), file_s) for time in times]
+    return [Word(name, inside[k], inside[k + 1]) for k, name in enumerate(names)]

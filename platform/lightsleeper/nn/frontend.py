@@ -11,13 +11,19 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+ROOM_FLOOR = 10 ** (-20 / 10)
+"""Power under every band, as a share of the clip's mean power: what lies below is as good as noise.
+
+Without it an encoder trained on noisy phrases meets clean recordings as something new. 20 dB was chosen on two speakers
+of spoken digits, who gained 4.6 points of AUC without retraining; synthetic validation lost 0.5 (docs/results.md).
+"""
 LOG_FLOOR = 1e-4  # 60 to 90 dB under speech; at 1e-5 the rounding of FFTs already moved exported scores by 1e-3
 
 
 class LogMel(nn.Module):
     """Waveform to normalised log-mel features.
 
-    ``normalize="clip"`` subtracts the clip's mean per band: a fixed channel (microphone, telephone) disappears, but the
+    ``normalize="clip"`` fills a floor under the clip's mean power and subtracts its mean per band: a fixed channel (microphone, telephone) disappears, but the
     whole clip is needed. ``"running"`` subtracts the mean of the frames so far, blended with a learned prior worth
     ``PRIOR_FRAMES`` frames, and streams. ``"none"`` only scales.
     """
@@ -69,9 +75,21 @@ class LogMel(nn.Module):
             return ((real * real + imaginary * imaginary) @ self.bank).clamp_min(LOG_FLOOR).log()
 
     def center(self, features: Tensor, lengths: Tensor | None) -> Tensor:
-        """Remove the channel as ``normalize`` says, bring the scale near one, zero the padding (None: no padding)."""
+        """Fill the floor and remove the channel as ``normalize`` says, bring the scale near one, zero the padding.
+
+        ``features`` as `power` gives them; ``lengths`` (B,) frames, None without padding.
+        """
         time = torch.arange(features.shape[1], device=features.device)
         valid = 1.0 if lengths is None else (time < lengths[:, None]).unsqueeze(-1)
+        if self.normalize != "none":
+            power = features.exp()
+            if self.normalize == "running":
+                level = power.mean(2, keepdim=True).cumsum(1) / (time + 1.0)[None, :, None]
+            elif lengths is None:
+                level = power.mean((1, 2), keepdim=True)
+            else:
+                level = (power * valid).mean(2, keepdim=True).sum(1, keepdim=True) / lengths.clamp(min=1)[:, None, None]
+            features = (power + ROOM_FLOOR * level).log()
         if self.normalize == "clip" and lengths is None:
             features = features - features.mean(1, keepdim=True)
         elif self.normalize == "clip" and lengths is not None:

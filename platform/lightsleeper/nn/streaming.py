@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightsleeper.nn.conformer import Block, Conformer, Convolution, RelativeAttention
-from lightsleeper.nn.frontend import LogMel
+from lightsleeper.nn.frontend import ROOM_FLOOR, LogMel
 
 
 class _Window:
@@ -62,6 +62,7 @@ class EncoderStream:
         self.samples: Tensor = torch.zeros(1, 0)
         self.features: Tensor = torch.zeros(1, 0, frontend.n_mels)
         self.mel_sum = torch.zeros(1, 1, frontend.n_mels)
+        self.power_sum = torch.zeros(1, 1, 1)
         self.mel_count = 0
 
     @torch.no_grad()
@@ -78,13 +79,17 @@ class EncoderStream:
         return hidden[0]
 
     def _center(self, mel: Tensor) -> Tensor:
-        """`LogMel.center` with the running sum carried over."""
+        """`LogMel.center` with the running sums carried over."""
         if self.frontend.normalize == "none":
             return (mel + 6.0) * 0.33
+        count = self.mel_count + torch.arange(1, mel.shape[1] + 1)[None, :, None]
+        power = mel.exp()
+        powers = self.power_sum + power.mean(2, keepdim=True).cumsum(1)
+        mel = (power + ROOM_FLOOR * powers / count).log()
         total = self.mel_sum + mel.cumsum(1)
-        seen = self.mel_count + torch.arange(1, mel.shape[1] + 1)[None, :, None] + self.frontend.PRIOR_FRAMES
-        self.mel_sum, self.mel_count = total[:, -1:], self.mel_count + mel.shape[1]
-        return (mel - (total + self.frontend.PRIOR_FRAMES * self.frontend.prior) / seen) * 0.33
+        self.power_sum, self.mel_sum, self.mel_count = powers[:, -1:], total[:, -1:], int(count[0, -1, 0])
+        prior = self.frontend.PRIOR_FRAMES
+        return (mel - (total + prior * self.frontend.prior) / (count + prior)) * 0.33
 
     def _subsample(self) -> Tensor:
         ready = ((self.features.shape[1] - 1) // 2 - 1) // 2
@@ -98,7 +103,7 @@ class EncoderStream:
     def state_bytes(self) -> int:
         """Bytes held between two calls."""
         kept = [w.kept for b in self.blocks for w in (b.attention, b.convolution) if w.kept is not None]
-        tensors = [self.samples, self.features, self.mel_sum, *kept]
+        tensors = [self.samples, self.features, self.mel_sum, self.power_sum, *kept]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -107,4 +112,4 @@ def bounded_state_bytes(frontend: LogMel, encoder: Conformer, chunk_frames: int 
     if None in encoder.context_frames() or frontend.normalize == "clip":
         return None
     frames = sum(int(w.past or 0) + int(w.future or 0) for w in encoder.windows())
-    return 4 * (frames * encoder.dim + 6 * frontend.n_mels + frontend.window + frontend.n_mels)
+    return 4 * (frames * encoder.dim + 6 * frontend.n_mels + frontend.window + frontend.n_mels + 1)
