@@ -396,3 +396,20 @@ def test_exported_static_form_scores_any_length(most: int, tmp_path):
         expected, expected_cuts = partition_distance(audio, texts, torch.tensor([frames]), torch.tensor([m]))
         assert cuts.tolist() == expected_cuts.tolist()
         assert z[0] == pytest.approx(float(expected[0]), abs=SINGLE)
+
+
+def test_a_fixed_random_draw_depends_on_its_own_row_alone():
+    frames, counts = torch.tensor([12, 30, 12, 7]), torch.tensor([3, 5, 3, 7])
+
+    def draw(rows: list[int]) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(0)
+        cuts = random_cuts(frames[rows], counts[rows], 7, generator, same_for_all=True)
+        return cuts.tolist()
+
+    together = draw([0, 1, 2, 3])
+    assert together[0] == together[2]
+    assert [draw([row])[0] for row in range(4)] == together
+    assert together[3] == list(range(8))
+    assert together[1][0] == 0
+    assert together[1][5:] == [30, 30, 30]
+    assert sorted(set(together[1])) == together[1][:6]

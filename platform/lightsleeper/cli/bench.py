@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dsp.add_argument(
         "--reference-rows", type=positive, metavar="R", help="rows the references are timed on, default 16"
     )
-    dsp.add_argument("--threads", type=positive, metavar="N", help="torch threads; default: torch's own choice")
+    dsp.add_argument("--threads", type=positive, metavar="N", help="torch threads, default 1")
     loader = kinds.add_parser("loader", help="data loading's share of a training step")
     loader.add_argument("--steps", type=positive, default=60, metavar="N", help="training steps, default 60")
     overhead = kinds.add_parser("overhead", help="the fit of `lightning run` against a bare Lightning script")

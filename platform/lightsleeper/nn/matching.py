@@ -107,9 +107,11 @@ class Head(nn.Module):
         rows = frames if owner is None else frames[owner]
         if self.partition == "equal":
             return equal_cuts(rows, counts, tokens.shape[1])
-        # Outside training the draw is fixed, so that a score is a function of its input.
-        generator = None if self.training else torch.Generator(device=rows.device).manual_seed(0)
-        return random_cuts(rows, counts, tokens.shape[1], generator)
+        if self.training:
+            return random_cuts(rows, counts, tokens.shape[1])
+        # Outside training the draw is fixed, so that a score is a function of its clip and text alone.
+        generator = torch.Generator(device=rows.device).manual_seed(0)
+        return random_cuts(rows, counts, tokens.shape[1], generator, same_for_all=True)
 
     def match_static(self, features: Tensor, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` from enrolled tokens, for one unpadded clip (1, N, width), as a graph that exports."""

@@ -20,6 +20,7 @@ from lightsleeper.nn.recurrence import recur
 
 Method = Literal["dsp", "equal", "random"]
 
+_LONGEST = 1 << 14  # frames, 11 minutes at 40 ms
 _CHUNK_BYTES = 8 << 20  # of one (rows, N, N) or (rows, N, d) matrix: bounds memory; 2 to 32 MB ran equally fast
 
 
@@ -116,15 +117,25 @@ def equal_cuts(audio_lengths: Tensor, token_lengths: Tensor, max_tokens: int) ->
 
 
 def random_cuts(
-    audio_lengths: Tensor, token_lengths: Tensor, max_tokens: int, generator: torch.Generator | None = None
+    audio_lengths: Tensor,
+    token_lengths: Tensor,
+    max_tokens: int,
+    generator: torch.Generator | None = None,
+    same_for_all: bool = False,
 ) -> Tensor:
     """Cuts (B, max_tokens+1) drawn evenly from all partitions into non-empty runs.
 
-    ``generator`` must live on the device of ``audio_lengths``.
+    ``generator`` must live on the device of ``audio_lengths``. ``same_for_all``: one draw, from which each row takes
+    what fits its frames and tokens, whatever the other rows are.
     """
     device, rows = audio_lengths.device, len(audio_lengths)
     inner = max(int(audio_lengths.max()) - 1, max_tokens, 1) if rows else max(max_tokens, 1)
-    keys = torch.rand(rows, inner, generator=generator, device=device)
+    if same_for_all:
+        # A fixed count: how many numbers are drawn decides what they are.
+        drawn = torch.rand(max(inner, _LONGEST), generator=generator, device=device)[:inner]
+        keys = drawn.repeat(rows, 1)
+    else:
+        keys = torch.rand(rows, inner, generator=generator, device=device)
     positions = torch.arange(1, inner + 1, device=device)  # a cut falls between two frames
     keys = keys.masked_fill(positions >= audio_lengths[:, None], 2.0)
     cuts = keys.argsort(1)[:, :max_tokens] + 1
