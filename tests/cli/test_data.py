@@ -2,6 +2,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import fake_flite
 import pytest
 import soundfile
 from lightsleeper.data.spoken_phrases import SpokenPhrases
@@ -86,6 +87,70 @@ def test_listen_writes_wav_files_with_the_words_times(cli: Callable, tmp_path: P
         words = [entry.split(":") for entry in row["words_s"].split(" ")]
         assert [word for word, _ in words] == row["text"].split()
         assert all(0 <= float(t) <= float(row["seconds"]) for _, span in words for t in span.split("-"))
+
+
+def test_speak_makes_a_folder_that_evaluate_reads(
+    cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = fake_flite.install(tmp_path / "bin", monkeypatch)
+    out = tmp_path / "out"
+    result = cli("data", "speak", "tiny.yaml", "--count", "6", "--part", "unseen_words", "--out", str(out))
+    assert result.code == 0, result.err
+    assert f"lightning evaluate last --data {out}" in result.out
+    assert "flite speaks" not in result.err  # no bar where nobody watches
+    corpus = SpokenPhrases(
+        train_phrases=80, vocabulary=500, max_words=2, episodes=4, validation_episodes=2, held_out_voices=6
+    ).corpus
+    theirs = [corpus.texts[clip] for clip in corpus.clips("unseen_words")]
+    with open(out / "manifest.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    said = list(dict.fromkeys(row["text"] for row in rows))
+    assert len(said) == 6
+    assert said == [text for text in dict.fromkeys(theirs) if text in said]
+    assert [sum(len(text.split()) == words for text in said) for words in (1, 2)] == [3, 3]
+    again = cli("data", "speak", "tiny.yaml", "--count", "6", "--part", "unseen_words", "--out", str(out))
+    assert again.code == 0
+    assert len(calls.read_text().splitlines()) == 6 * len(fake_flite.VOICES)
+    from lightsleeper.cli.evaluate import data_module, evaluation_sets
+
+    assert len(evaluation_sets(data_module([str(out)]), "test")["test"]) > 0
+
+
+def test_speak_refuses_in_one_line_before_a_corpus_is_built(
+    cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SpokenPhrases, "prepare_data", lambda self: pytest.fail("the corpus was built"))
+
+    def refused(*words: str) -> str:
+        result = cli("data", "speak", *words)
+        assert result.code == 2
+        assert len(result.err.splitlines()) == 1
+        return result.err
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("dear")
+    fake_flite.install(tmp_path / "bin", monkeypatch)
+    assert "is not an empty folder" in refused("tiny.yaml", "--out", str(tmp_path / "mine"))
+    (tmp_path / "folder.yaml").write_text(
+        "model: {class_path: lightning.pytorch.demos.boring_classes.BoringModel}\n"
+        "data: {class_path: AudioFolder, init_args: {path: recordings}}\n"
+    )
+    assert "not AudioFolder" in refused(str(tmp_path / "folder.yaml"), "--out", str(tmp_path / "out"))
+    assert "'say'" in refused("tiny.yaml", "--engine", "say", "--out", str(tmp_path / "out"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "apt install flite" in refused("tiny.yaml", "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_speak_names_a_part_that_the_corpus_does_not_have(
+    cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_flite.install(tmp_path / "bin", monkeypatch)
+    monkeypatch.setattr("lightsleeper.data.corpus.Corpus.clips", lambda self, part: [])
+    result = cli("data", "speak", "tiny.yaml", "--part", "unseen_words", "--out", str(tmp_path / "out"))
+    assert result.code == 2
+    assert "unseen_words" in result.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_action_and_a_recipe_are_needed(cli: Callable) -> None:

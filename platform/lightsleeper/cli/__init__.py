@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("lightsleeper.cli.export", "export the model of a run"),
     "evaluate": ("lightsleeper.cli.evaluate", "score a run or an exported file on other data"),
     "bench": ("lightsleeper.cli.bench", "measure an exported file or a kernel"),
-    "data": ("lightsleeper.cli.data", "build, inspect or listen to the data of a recipe"),
+    "data": ("lightsleeper.cli.data", "build, inspect or hear the data of a recipe, or speak its texts"),
     "detect": ("lightsleeper.cli.detect", "find a keyword in audio files or a microphone"),
     "doctor": ("lightsleeper.cli.doctor", "versions, devices, tracking and disk of this machine"),
 }

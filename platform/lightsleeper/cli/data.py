@@ -1,4 +1,4 @@
-"""`lightning data`: build, inspect or listen to the data of a recipe."""
+"""`lightning data`: build, inspect or listen to the data of a recipe, or have its texts spoken by another engine."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import lightning as L
 
 HELP = (
-    "Build the data of a recipe, show what it holds, or write clips to listen to. Only `data:` of the recipe is used."
+    "Build the data of a recipe, show what it holds, write clips to listen to, or have its test texts spoken by an "
+    "engine that no model was trained on. Only `data:` of the recipe is used."
 )
 SHORTCUT_LIMIT = 0.55  # of AUC on hard pairs, for scorers that cannot know what was said
 CHECKED = ("duration", "phone_count", "text")  # duration_and_count is a fair cue, shown but not judged
@@ -23,15 +24,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("build", "make the data, as a run would, and say where it lies"),
         ("inspect", "sizes of the parts, what they share, and checks for shortcuts"),
         ("listen", "write some clips as wav, with labels.csv"),
+        ("speak", "have another engine say the test texts, as a folder for `evaluate --data`"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.add_argument("recipe", nargs="+", metavar="RECIPE", help="recipe, then overlays")
         if name == "listen":
             action.add_argument("--count", type=positive, default=8, metavar="N", help="clips to write, default 8")
             action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+        if name == "speak":
+            action.add_argument("--engine", choices=("flite",), default="flite", help="program that speaks")
+            action.add_argument("--part", choices=("test", "unseen_words"), default="test", help="whose texts")
+            action.add_argument("--count", type=positive, default=400, metavar="N", help="texts at most, default 400")
+            action.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or one to complete")
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.action == "speak":
+        return speak(args)
     data = data_module(args.recipe, args.overrides)
     data.prepare_data()
     data.setup("test" if args.action == "listen" else "fit")
@@ -127,6 +136,29 @@ def listen(data: "L.LightningDataModule", count: int, folder: Path) -> None:
             soundfile.write(folder / name, audio, getattr(data, "sample_rate", 16_000), subtype="PCM_16")
             writer.writerow({"file": name, **labels})
     print(f"{len(rows)} clips and labels.csv written to {folder}")
+
+
+def speak(args: argparse.Namespace) -> int:
+    """Have the texts of a part spoken by an engine of another make; refuses what it can before a corpus is built."""
+    from lightsleeper.data import flite
+
+    program = flite.find_flite()
+    flite.refuse_foreign(args.out)
+    data = data_module(args.recipe, args.overrides)
+    if not hasattr(type(data), "corpus"):
+        raise UserError(
+            f"data speak needs the texts of a synthesised corpus (SpokenPhrases), not {type(data).__name__}."
+        )
+    data.prepare_data()
+    corpus: Any = data.corpus
+    spoken = [corpus.texts[clip] for clip in corpus.clips(args.part)]
+    if not spoken:
+        raise UserError(f"--part {args.part}: the corpus of {' '.join(args.recipe)} has no such part.")
+    texts = flite.choose_texts(spoken, args.count)
+    new = flite.speak(texts, args.out, program)
+    print(f"{len(texts)} texts in {len(flite.voices(program))} voices in {args.out}, {new} clips of them new")
+    print(f"lightning evaluate last --data {args.out}")
+    return 0
 
 
 def _corpus_clips(data: Any, count: int) -> Any:
