@@ -1,5 +1,6 @@
 """Own recordings: manifest, splits, pairs, bad files, cache, mixing."""
 
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -86,6 +87,99 @@ def test_held_out_texts_are_only_tested_and_on_their_own(folder: Path) -> None:
         for clip in batch["negative_phones"].tolist():
             assert three not in [[p for p in phones if p] for phones in clip]
     assert len(module.test_dataloader()) == 2
+
+
+def test_recordings_without_a_speaker_beside_named_ones_are_tested_on_their_own(folder: Path, tmp_path: Path) -> None:
+    crowd = write_folder(tmp_path / "crowd", ["jarvis"], ["x", "y", "z"], takes=3, header=("path", "text"))
+    module = AudioFolder([str(folder), str(crowd)], test_fraction=0.34, batch_size=8)
+    with pytest.warns(UserWarning, match="9 recordings name no speaker .* 'unknown_speakers'"):
+        module.setup()
+    assert module.test_names == ["", "unknown_speakers"]
+    assert names(module, "test unknown_speakers", "text") == {"jarvis"}
+    assert len(module.split["test unknown_speakers"]) == 9
+    assert len(names(module, "test")) == 2  # a third of the named speakers: unnamed clips count as none
+    for part in ("train", "val", "test"):
+        assert "" not in names(module, part)
+    assert module.summary()["overlap"]["speakers"] == 0
+    assert {text for batch in module.test_dataloader()[1] for text in batch["text"]} == {*TEXTS, "jarvis"}
+
+
+def test_without_any_speaker_the_user_is_warned_before_training_only(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "r", TEXTS, ["ann", "ben"], header=("path", "text"))
+    with pytest.warns(UserWarning, match="may hold the same voices"):
+        ready(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready(folder, evaluate_only=True)
+
+
+def test_further_folders_are_tested_under_their_names_and_never_trained_on(folder: Path, tmp_path: Path) -> None:
+    wake = write_folder(tmp_path / "wake", ["jarvis", "smart mirror"], ["ann", "zoe"], takes=1)
+    module = ready(folder, also_test={"wake": str(wake)}, test_speakers=["ben"], held_out_texts=["two"])
+    assert module.test_names == ["", "unseen_words", "wake"]
+    assert ready(folder, test_speakers=["ben"], held_out_texts=["two"]).split == module.split
+    alone = AudioFolder(wake, evaluate_only=True)
+    alone.setup("test")
+    assert module.also_test["wake"].tests["test"].content_hash() == alone.tests["test"].content_hash()
+    summary = module.summary()
+    assert summary["also_test"]["wake"] == alone.summary()
+    assert summary["overlap"]["train/wake"] == {"speakers": 1, "texts": 0, "clips": 0}
+
+
+def test_a_folder_that_is_trained_on_is_not_also_tested(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UserError, match="also_test: 60 of the 60 recordings of 'again' are in path too"):
+        ready(folder, also_test={"again": str(tmp_path / "link")})
+
+
+@pytest.mark.parametrize("name", ["test", "unseen_words", "unknown_speakers", "synthetic", "mix_x", "a/b", ""])
+def test_a_name_that_a_test_set_cannot_have_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"also_test: '{name}' cannot name a test set"):
+        AudioFolder("x", also_test={name: "y"})
+
+
+def test_the_test_sets_of_spoken_phrases_mixed_in_are_called_synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightsleeper.data.spoken_phrases import SpokenPhrases
+
+    monkeypatch.setattr(SpokenPhrases, "test_dataloader", lambda self: ["seen", "unseen"])
+    module = AudioFolder("x", mix=SpokenPhrases())
+    module.tests = {}
+    assert module.test_names == ["synthetic", "synthetic_unseen_words"]
+    assert module.test_dataloader() == ["seen", "unseen"]
+
+
+class Listener(L.LightningModule):
+    """Notes the texts that are typed in each test set, under the name that a model reports it by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.typed: dict[str, set[str]] = {}
+
+    def test_step(self, batch: dict, batch_idx: int, dataloader_idx: int = 0) -> None:
+        name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
+        self.typed.setdefault(name, set()).update(batch["text"])
+
+
+def test_each_test_set_reaches_a_model_under_its_own_name(folder: Path, tmp_path: Path) -> None:
+    crowd = write_folder(tmp_path / "crowd", ["jarvis"], ["x"], header=("path", "text"))
+    wake = write_folder(tmp_path / "wake", ["hello", "stop"], ["zoe"])
+    old = AudioFolder(write_folder(tmp_path / "old", ["cat", "dog", "cow"], ["x", "y", "z"]), held_out_texts=["cow"])
+    module = AudioFolder(
+        [str(folder), str(crowd)], held_out_texts=["two"], mix=old, also_test={"wake": str(wake)}, batch_size=8
+    )
+    listener = Listener()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.test(listener, datamodule=module, verbose=False)
+    own = {*TEXTS, "jarvis"}
+    assert listener.typed == {
+        "": own, "unseen_words": own, "unknown_speakers": own, "wake": {"hello", "stop"},
+        "mix": {"cat", "dog", "cow"}, "mix_unseen_words": {"cat", "dog", "cow"},
+    }  # fmt: skip
+    assert list(listener.typed) == module.test_names
+    assert len(module.test_dataloader()) == len(module.test_names)
 
 
 def test_every_test_clip_meets_every_text_and_its_nearest_is_hard(folder: Path) -> None:
@@ -398,3 +492,18 @@ def test_spoken_digits_split_by_speaker(real_data: Path) -> None:
     assert counts["train"] + counts["val"] == 300
     batch = next(iter(module.train_dataloader()))
     assert batch["audio"].abs().amax() <= 1
+
+
+@pytest.mark.real_data
+def test_digits_and_wake_words_pooled_as_the_recipe_for_people_has_them(real_data: Path) -> None:
+    """Digits of unseen speakers are the main test; wake words, whose speakers nobody noted, are tested apart."""
+    folders = [str(real_data / name) for name in ("spoken_digits", "wake_words")]
+    module = AudioFolder(folders, held_out_texts=["three", "seven", "nine"], test_fraction=0.34)
+    with pytest.warns(UserWarning, match="753 recordings name no speaker"):
+        module.setup()
+    assert module.test_names == ["", "unseen_words", "unknown_speakers"]
+    assert (len(names(module, "test")), len(names(module, "val")), len(names(module, "train"))) == (2, 1, 3)
+    assert names(module, "test unseen_words", "text") == {"three", "seven", "nine"}
+    assert names(module, "test unknown_speakers", "text") == {"jarvis", "smart mirror"}
+    assert not names(module, "train", "text") & {"three", "seven", "nine", "jarvis", "smart mirror"}
+    assert module.summary()["overlap"]["speakers"] == 0

@@ -1,7 +1,8 @@
 """Own recordings: any folder of audio with a manifest, split by speaker, as training and test data."""
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from lightsleeper.data.mixing import MixedLoader
 from lightsleeper.data.pairs import Pairs, build_closed_set, build_p1
 from lightsleeper.data.rows import EvaluationRows, NegativeTexts, Pronouncer, TrainingRows, confusions
 from lightsleeper.data.seeds import run_seed
+from lightsleeper.data.speaker_split import TEST, UNKNOWN_SPEAKERS, UNSEEN_WORDS, limited, set_name, split_by_speaker
+from lightsleeper.data.spoken_phrases import SpokenPhrases
 from lightsleeper.errors import UserError
 
 CLOSED_SET_TEXTS = 50  # up to here every clip meets every text; above, episodes as in LibriPhrase
@@ -30,11 +33,13 @@ class AudioFolder(L.LightningDataModule):
     """Recordings listed in ``manifest.csv`` (``path,text[,speaker]``), any format and sample rate.
 
     With up to 50 texts the test pairs every clip with every text ("closed set": the nearest other text is the hard
-    negative); with more, the episodes of LibriPhrase (P1). Speakers of the test never occur in training.
+    negative); with more, the episodes of LibriPhrase (P1). Speakers of the test never occur in training. Test sets, in
+    this order: the main one; ``unseen_words`` where texts are held out; ``unknown_speakers`` where some recordings name
+    their speaker and others do not; those of ``also_test``; those of ``mix``, as ``synthetic`` for ``SpokenPhrases``.
 
     Example::
 
-        AudioFolder("recordings", test_speakers=["anna", "ben"], negatives_per_clip=4)
+        AudioFolder("recordings", test_speakers=["anna", "ben"], also_test={"street": "recorded_outside"})
 
     Raises:
         UserError: a folder, manifest, column, speaker, text or recording is missing or unusable.
@@ -53,6 +58,7 @@ class AudioFolder(L.LightningDataModule):
         test_fraction: float = 0.2,
         val_fraction: float = 0.1,
         evaluate_only: bool = False,
+        also_test: dict[str, str] | None = None,
         max_test_clips: int | None = None,
         trim: bool = True,
         on_bad_file: OnBadFile = "refuse",
@@ -71,15 +77,19 @@ class AudioFolder(L.LightningDataModule):
             texts: only recordings of these texts; None: all.
             vocabulary: further texts that test clips are compared with.
             held_out_texts: texts kept out of training and validation, and tested on their own as ``unseen_words``.
+                ``mix`` may still hold their words.
             test_speakers: speakers of the test; None: drawn, ``test_fraction`` of them.
             test_fraction: share of speakers (of clips, where no speakers are known) in the test.
             val_fraction: share of the remaining speakers (or clips) used for validation.
             evaluate_only: everything is test data.
+            also_test: further folders by the name of the test set that each becomes; never trained on. Its numbers are
+                those of ``lightning evaluate --data FOLDER``: compared with its own texts and ``vocabulary``.
             max_test_clips: at most so many clips of each test set, drawn by the seed; None: all.
             trim: cut silence before and after the speech.
             on_bad_file: refuse to start, or skip files that cannot be read and name them once.
             pronunciations: own pronunciations in ARPAbet, such as ``{"siri": "S IH1 R IY0"}``.
-            mix: data module whose training clips fill part of each batch, so that fine-tuning forgets nothing.
+            mix: data module whose training clips fill part of each batch, so that fine-tuning forgets nothing; its
+                test sets show what was forgotten.
             mix_share: their share of a batch.
             batch_size: clips in a training batch, pairs in a test batch.
             negatives_per_clip: hard texts drawn for each training clip; None: as many as ``mix`` draws, 0 without it.
@@ -122,34 +132,57 @@ class AudioFolder(L.LightningDataModule):
         self.negatives_per_clip = negatives_per_clip
         self.num_workers = num_workers
         self._seed = seed
-        self.test_names = ["", "unseen_words"] if self.held_out_texts else [""]
+        self.also_test = self._also_test(also_test or {})
         self._ready = False
+
+    def _also_test(self, folders: Mapping[str, str]) -> dict[str, "AudioFolder"]:
+        taken = ("test", "val", *map(set_name, (UNSEEN_WORDS, UNKNOWN_SPEAKERS)), "mix", "synthetic")
+        for name in folders:
+            if not re.fullmatch(r"[A-Za-z]\w*", name) or name in taken or name.startswith(("mix_", "synthetic_")):
+                raise UserError(
+                    f"also_test: '{name}' cannot name a test set; take letters, digits and _, but none of "
+                    f"{', '.join(taken)}."
+                )
+        return {
+            name: AudioFolder(
+                folder, self.manifest, vocabulary=self.vocabulary, evaluate_only=True,
+                max_test_clips=self.max_test_clips, trim=self.trim, on_bad_file=self.on_bad_file,
+                pronunciations=self.pronunciations, batch_size=self.batch_size, num_workers=self.num_workers,
+                seed=self._seed,
+            )
+            for name, folder in folders.items()
+        }  # fmt: skip
+
+    def _others(self) -> Iterable[Any]:
+        """The data modules inside this one."""
+        return (*self.also_test.values(), *(() if self.mix is None else (self.mix,)))
 
     def prepare_data(self) -> None:
         """Read and check every recording once, before anything is trained."""
-        if self.mix is not None:
-            self.mix.prepare_data()
+        for other in self._others():
+            other.prepare_data()
         self._clips(self._recordings(), progress=True)
 
     def setup(self, stage: str = "fit") -> None:
-        if self.mix is not None:
-            self.mix.setup(stage)
+        for other in self._others():
+            other.setup(stage)
         if self._ready:
             return
         self.seed = run_seed(self._seed)
         self.recordings = self._recordings()
         self.clips = self._clips(self.recordings)
         self.lexicon = Pronouncer(self.pronunciations)
-        self.split = self._split(np.flatnonzero(self.clips.ok))
+        self._refuse_trained()
+        self.split = self._split([int(clip) for clip in np.flatnonzero(self.clips.ok)])
         typed = list(dict.fromkeys([*(r.text for r in self.recordings), *self.vocabulary]))
         if len(typed) < 2:
             raise UserError(
                 f"the recordings hold one text only, '{typed[0]}': add texts, or name others in vocabulary."
             )
-        self.tests = {name: self._pairs(clips, typed) for name, clips in self.split.items() if name.startswith("test")}
+        self.tests = {name: self._pairs(clips, typed) for name, clips in self.split.items() if name.startswith(TEST)}
         if not self.evaluate_only:
             self.validation = self._pairs(self.split["val"], [t for t in typed if t not in self.held_out_texts])
-        self._report_skipped()
+        self._warn()
         self._ready = True
 
     def _recordings(self) -> list[Recording]:
@@ -163,42 +196,27 @@ class AudioFolder(L.LightningDataModule):
     def _clips(self, recordings: Sequence[Recording], progress: bool = False) -> ClipCache:
         return cached_clips([r.file for r in recordings], self.trim, self.on_bad_file, progress)
 
-    def _split(self, usable: np.ndarray) -> dict[str, list[int]]:
-        """Clip numbers by name: train, val, test, and ``test unseen_words``."""
+    def _refuse_trained(self) -> None:
+        """No recording of ``also_test`` may be trained on, under whatever name its folder was given."""
+        own = {recording.file.resolve() for recording in self.recordings}
+        for name, other in self.also_test.items():
+            shared = [r.file for r in other.recordings if r.file.resolve() in own]
+            if shared:
+                raise UserError(
+                    f"also_test: {len(shared)} of the {len(other.recordings)} recordings of '{name}' are in path too, "
+                    f"such as {shared[0]}."
+                )
+
+    def _split(self, usable: list[int]) -> dict[str, list[int]]:
+        """Clip numbers by part."""
         rng = np.random.default_rng([self.seed, 4])
         if self.evaluate_only:
-            return {"test": self._limited([int(clip) for clip in usable], rng)}
-        speaker = {int(clip): self.recordings[clip].speaker or f"clip {clip}" for clip in usable}
-        names = list(dict.fromkeys(speaker.values()))
-        test = set(self.test_speakers or _draw(names, self.test_fraction, rng))
-        rest = [name for name in names if name not in test]
-        val = set(_draw(rest, self.val_fraction, rng)) if len(rest) > 1 else set()
-        parts: dict[str, list[int]] = {"train": [], "val": [], "test": [], "test unseen_words": []}
-        for clip, name in speaker.items():
-            unseen = self.recordings[clip].text in self.held_out_texts
-            if name in test:
-                parts["test unseen_words" if unseen else "test"].append(clip)
-            elif not unseen:
-                parts["val" if name in val else "train"].append(clip)
-        if not val and len(parts["train"]) > 1:  # one training speaker: validate on some of its clips
-            parts["val"] = _draw(parts["train"], self.val_fraction, rng)
-            parts["train"] = [clip for clip in parts["train"] if clip not in set(parts["val"])]
-        if not self.held_out_texts:
-            del parts["test unseen_words"]
-        for name, clips in parts.items():
-            if not clips:
-                raise UserError(
-                    f"no recordings left for '{name}' ({len(names)} speakers, {len(speaker)} clips): change "
-                    "test_speakers, the fractions or held_out_texts, or set evaluate_only."
-                )
-            if name.startswith("test"):
-                parts[name] = self._limited(clips, rng)
-        return parts
-
-    def _limited(self, clips: list[int], rng: np.random.Generator) -> list[int]:
-        if self.max_test_clips is None or len(clips) <= self.max_test_clips:
-            return clips
-        return sorted(clips[i] for i in rng.permutation(len(clips))[: self.max_test_clips])
+            return {TEST: limited(usable, self.max_test_clips, rng)}
+        parts = split_by_speaker(
+            self.recordings, usable, rng, self.test_speakers, self.test_fraction, self.val_fraction, self.held_out_texts
+        )
+        tests = {part: limited(clips, self.max_test_clips, rng) for part, clips in parts.items() if part[:4] == TEST}
+        return parts | tests
 
     def _pairs(self, clips: Sequence[int], typed: Sequence[str]) -> Pairs:
         said = [self.recordings[clip].text for clip in clips]
@@ -210,10 +228,22 @@ class AudioFolder(L.LightningDataModule):
         pairs.clip = np.asarray(clips, np.int64)[pairs.clip]
         return pairs
 
-    def _report_skipped(self) -> None:
+    def _warn(self) -> None:
         if self.clips.bad:
             named = [f"{self.recordings[clip].file}: {reason}" for clip, reason in self.clips.bad.items()]
             warnings.warn(f"{len(named)} audio files skipped: " + "; ".join(named), stacklevel=2)
+        if unknown := self.split.get(UNKNOWN_SPEAKERS):
+            warnings.warn(
+                f"{len(unknown)} recordings name no speaker and could be of anybody: they are tested on their own as "
+                f"'{set_name(UNKNOWN_SPEAKERS)}' and not trained on. To train on them, fill in the column speaker.",
+                stacklevel=2,
+            )
+        elif not self.evaluate_only and not any(recording.speaker for recording in self.recordings):
+            warnings.warn(
+                "no recording names its speaker: test and training may hold the same voices. The column speaker of "
+                "the manifest keeps them apart.",
+                stacklevel=2,
+            )
 
     def train_dataloader(self) -> DataLoader | MixedLoader:
         if self.evaluate_only:
@@ -237,8 +267,17 @@ class AudioFolder(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader | list:
         return [] if self.evaluate_only else self._evaluation(self.validation)
 
+    @property
+    def test_names(self) -> list[str]:
+        """Of the test sets, in the order of ``test_dataloader``; known after ``setup``."""
+        mixed = "synthetic" if isinstance(self.mix, SpokenPhrases) else "mix"
+        theirs = [f"{mixed}_{name}" if name else mixed for name in getattr(self.mix, "test_names", ())]
+        return [*map(set_name, self.tests), *self.also_test, *theirs]
+
     def test_dataloader(self) -> list[DataLoader]:
-        return [self._evaluation(pairs) for pairs in self.tests.values()]
+        own = [self._evaluation(pairs) for pairs in self.tests.values()]
+        also = [loader for folder in self.also_test.values() for loader in folder.test_dataloader()]
+        return [*own, *also, *(self.mix.test_dataloader() if hasattr(self.mix, "test_names") else ())]
 
     def _evaluation(self, pairs: Pairs) -> DataLoader:
         rows = EvaluationRows(self.clips, pairs, self.lexicon)
@@ -262,30 +301,30 @@ class AudioFolder(L.LightningDataModule):
             "overlap": self._overlap(),
             "skipped": [str(self.recordings[clip].file) for clip in self.clips.bad],
         }
+        if self.also_test:
+            result["also_test"] = {name: other.summary() for name, other in self.also_test.items()}
         if self.mix is not None and hasattr(self.mix, "summary"):
             result["mix"] = self.mix.summary()
         return result
 
-    def _overlap(self) -> dict[str, int | None]:
-        """Speakers, texts and clips of the main test that also occur in training; None: speakers unknown."""
+    def _overlap(self) -> dict[str, Any]:
+        """Speakers, texts and clips of the test sets that also occur in training; None: speakers unknown."""
 
-        def values(part: str, what: str) -> set:
-            return {getattr(self.recordings[clip], what) for clip in self.split.get(part, ())}
+        def shared(recordings: Sequence[Recording]) -> dict[str, int | None]:
+            both = (recordings, [self.recordings[clip] for clip in self.split.get("train", ())])
+            known = all(recording.speaker for side in both for recording in side)
+            speakers, texts, files = (
+                len(set.intersection(*({getattr(r, what) for r in side} for side in both)))
+                for what in ("speaker", "text", "file")
+            )
+            return {"speakers": speakers if known else None, "texts": texts, "clips": files}
 
-        known = all(recording.speaker for recording in self.recordings)
-        return {
-            "speakers": len(values("test", "speaker") & values("train", "speaker")) if known else None,
-            "texts": len(values("test", "text") & values("train", "text")),
-            "unseen_words_texts": len(values("test unseen_words", "text") & values("train", "text")),
-            "clips": len(values("test", "file") & values("train", "file")),
-        }
+        def own(part: str) -> list[Recording]:
+            return [self.recordings[clip] for clip in self.split.get(part, ())]
+
+        main = shared(own(TEST)) | {"unseen_words_texts": shared(own(UNSEEN_WORDS))["texts"]}
+        return main | {f"train/{name}": shared(other.recordings) for name, other in self.also_test.items()}
 
 
 def _plain_texts(texts: list[str] | None) -> list[str] | None:
     return None if texts is None else [" ".join(split_words(text)) for text in texts]
-
-
-def _draw(names: Sequence[Any], share: float, rng: np.random.Generator) -> list[Any]:
-    """A random ``share`` of ``names``, at least one, never all of several."""
-    count = min(max(1, round(share * len(names))), max(1, len(names) - 1))
-    return [names[i] for i in sorted(rng.permutation(len(names))[:count])]
