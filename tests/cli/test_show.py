@@ -101,3 +101,14 @@ def test_a_record_of_a_newer_version_is_refused(tmp_path: Path, capsys: pytest.C
     (make(tmp_path) / "record.json").write_text('{"schema": 99}')
     assert main(["show", "20261101"]) == 2
     assert "written by a newer version" in capsys.readouterr().err
+
+
+def test_all_scorers_of_a_model_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    names = ("", "dsp_", "unseen_words/", "unseen_words/dsp_")
+    metrics = {f"test/{name}auc_hard": metric(0.9 - i / 100, 0.8, 0.95) for i, name in enumerate(names)}
+    metrics |= {f"test/{name}auc_hard_w1": metric(0.7) for name in names}
+    make(tmp_path, metrics=metrics, headline=["test/auc_hard"])
+    assert main(["show"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {words[0]: words[1] for line in lines if len(words := line.split()) == 4 and words[2] == "[0.800,"}
+    assert rows == {"shipped": "0.900", "dsp": "0.890", "unseen_words": "0.880", "unseen_words/dsp": "0.870"}

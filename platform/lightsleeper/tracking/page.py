@@ -14,10 +14,11 @@ from lightsleeper.tracking.record import Measured, Record, status_of
 from lightsleeper.tracking.runs import runs_root
 
 METRICS_SHOWN = 12  # about half a screen; `show --all` has the rest
+INTERVALS_SHOWN = 2  # columns of the table of scorers that have room for their intervals in 80 characters
 
 
 def page(record: Record, folder: Path, everything: bool = False) -> list[RenderableType]:
-    """Status, quality (headline first), size, latency and where things lie, as one table."""
+    """Status, quality (headline first), size, latency and where things lie; then all scorers side by side."""
     title = escape(f"{record.recipe} {record.run_id}")
     table = Table(box=box.SIMPLE, title=title, title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
@@ -27,7 +28,38 @@ def page(record: Record, folder: Path, everything: bool = False) -> list[Rendera
             table.add_row(escape(name), escape(value))
         if rows:
             table.add_section()
-    return [table]
+    scores = scorers(record)
+    return [table] if scores is None else [table, scores]
+
+
+def scorers(record: Record) -> Table | None:
+    """The headline metrics of every scorer and test set of one model; None where there is one scorer only."""
+    columns = [name.removeprefix("test/") for name in record.headline if name.startswith("test/")]
+    found: dict[str, dict[str, Measured]] = {}
+    for name, value in record.metrics.items():
+        for column in columns:
+            label = name.removeprefix("test/").removesuffix(column)
+            if name.startswith("test/") and name.endswith(column) and (not label or label[-1] in "/_"):
+                found.setdefault(label.rstrip("/_"), {})[column] = value
+    if len(found) < 2:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, title="test", title_justify="left")
+    for title in ("", *columns):
+        table.add_column(escape(title), overflow="fold")
+    for label in sorted(found, key=lambda label: label.count("/")):
+        cells = [
+            "-" if column not in found[label] else _short(found[label][column], index < INTERVALS_SHOWN)
+            for index, column in enumerate(columns)
+        ]
+        table.add_row(*(escape(text) for text in (label or "shipped", *cells)))
+    return table
+
+
+def _short(value: Measured, interval: bool) -> str:
+    """`0.934 [0.921, 0.945]` in three decimals."""
+    if value["value"] is None or not interval or value["low"] is None or value["high"] is None:
+        return "-" if value["value"] is None else f"{value['value']:.3f}"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _sections(record: Record, folder: Path, everything: bool) -> list[list[tuple[str, str]]]:
@@ -43,7 +75,8 @@ def _sections(record: Record, folder: Path, everything: bool) -> list[list[tuple
 
 def _quality(record: Record, everything: bool) -> list[tuple[str, str]]:
     names = [*record.headline, *(name for name in record.metrics if name not in record.headline)]
-    shown = names if everything else names[:METRICS_SHOWN]
+    few = len(record.headline) if scorers(record) else METRICS_SHOWN
+    shown = names if everything else names[:few]
     rows = [(name, measured(record.metrics[name])) for name in shown]
     if len(names) > len(shown):
         rows.append(("", f"and {len(names) - len(shown)} more: lightning show --all {record.run_id}"))
