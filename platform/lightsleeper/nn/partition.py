@@ -223,19 +223,18 @@ def _solve(
     if rows == 0 or most == 0:
         return frames.new_zeros(rows, most + 1)
     counts = torch.where(counts > frames, 0, counts)
-    # Run k ends at a position in [k, k + slack]: earlier leaves a run empty, later starves the runs to come.
-    slack = max(int((frames - counts).masked_fill(counts == 0, 0).max()), 0)
     shared = None if audio_index is None else runs_squared(sums)
+    # Rows of many tokens first: a run is then worked out for the head of a chunk only, not for rows that have ended.
+    order = counts.argsort(descending=True)
     chunk = max(_CHUNK_BYTES // (sums.shape[1] * max(sums.shape[1:]) * sums.element_size()), 1)
-    cuts = []
-    for start in range(0, rows, chunk):
-        part = slice(start, start + chunk)
-        clips = sums[part] if audio_index is None else sums[audio_index[part]]
-        unit = runs_squared(clips) if audio_index is None or shared is None else shared[audio_index[part]]
-        dots = clips @ tokens[part].mT  # (rows, N+1, M)
+    cuts = frames.new_empty(rows, most + 1)
+    for part in order.split(chunk):
+        clip = part if audio_index is None else audio_index[part]
+        unit = runs_squared(sums[clip]) if shared is None else shared[clip]
+        dots = sums[clip] @ tokens[part].mT  # (rows, N+1, M)
         square = tokens[part].square().sum(-1)
-        cuts.append(_solve_chunk(unit, dots, square, frames[part], counts[part], slack, precision))
-    return torch.cat(cuts)
+        cuts[part] = _solve_chunk(unit, dots, square, frames[part], counts[part], precision)
+    return cuts
 
 
 def runs_squared(sums: Tensor) -> Tensor:
@@ -255,44 +254,41 @@ def _inverse_lengths(positions: int, like: Tensor) -> Tensor:
 
 
 def _solve_chunk(
-    unit: Tensor,
-    dots: Tensor,
-    square: Tensor,
-    frames: Tensor,
-    counts: Tensor,
-    slack: int,
-    precision: torch.dtype,
+    unit: Tensor, dots: Tensor, square: Tensor, frames: Tensor, counts: Tensor, precision: torch.dtype
 ) -> Tensor:
-    """The dynamic programme over one chunk of rows, then the walk back.
+    """The dynamic programme over one chunk of rows, ``counts`` (B,) falling, then the walk back.
 
     unit (B, N+1, N+1) of ``runs_squared``, dots (B, N+1, M) prefix sum times token, square (B, M) squared tokens.
     """
     rows, positions, most = dots.shape
     inverse = _inverse_lengths(positions, dots)
     dots = dots.mT.contiguous().mul_(-2)  # (B, M, N+1): rows of one token are contiguous
+    # Run k ends at a position in [k, k + slack]: earlier leaves a run empty, later starves the runs to come.
+    slack = max(int((frames - counts).masked_fill(counts == 0, 0).max()), 0)
+    alive = (counts[:, None] > torch.arange(most, device=counts.device)).sum(0).tolist()  # rows that have run k
 
-    best: list[Tensor] = []  # best[k] (B, ends): least total of runs 0..k, by the end of run k in k+1 .. k+1+slack
-    for k in range(most):
-        if k >= positions - 1:  # more tokens than frames: no row of this batch gets here
-            break
+    best: list[Tensor] = []  # best[k] (alive[k], ends): least total of runs 0..k, by the end of run k in k+1 .. k+1+slack
+    for k in range(int(counts[0])):
+        live = alive[k]
         ends = slice(k + 1, min(k + 2 + slack, positions))
         starts = slice(0, 1) if k == 0 else slice(k, min(k + 1 + slack, positions))
-        dot = dots[:, k]
-        cost = unit[:, ends, starts] + square[:, k, None, None]
+        dot = dots[:live, k]
+        cost = unit[:live, ends, starts] + square[:live, k, None, None]
         cost.addcmul_(dot[:, ends, None] - dot[:, None, starts], inverse[ends, starts])
         cost = cost.to(precision).clamp_min_(0).sqrt_()
-        best.append(cost[:, :, 0] if k == 0 else cost.add_(best[-1][:, None, :]).amin(2))
+        best.append(cost[:, :, 0] if k == 0 else cost.add_(best[-1][:live, None, :]).amin(2))
 
     # The argmins were not kept: one column of each cost matrix is cheaper to build again than argmin is to run.
     cuts = frames[:, None].repeat(1, most + 1)
     row = torch.arange(rows, device=frames.device)
     for k in range(len(best) - 1, 0, -1):
+        live = alive[k]
         starts = slice(k, min(k + 1 + slack, positions))
-        end = cuts[:, k + 1]
-        dot = dots[:, k]
-        column = (dot.gather(1, end[:, None]) - dot[:, starts]) * inverse[end, starts] + unit[row, end, starts]
-        column = (column + square[:, k, None]).to(precision).clamp_min_(0).sqrt_().add_(best[k - 1])
-        cuts[:, k] = torch.where(counts > k, column.argmin(1) + k, frames)
+        end = cuts[:live, k + 1]
+        dot = dots[:live, k]
+        column = (dot.gather(1, end[:, None]) - dot[:, starts]) * inverse[end, starts] + unit[row[:live], end, starts]
+        column = (column + square[:live, k, None]).to(precision).clamp_min_(0).sqrt_().add_(best[k - 1][:live])
+        cuts[:live, k] = column.argmin(1) + k
     cuts[:, 0] = 0
     return cuts.masked_fill_((counts == 0)[:, None], 0)
 
