@@ -40,26 +40,33 @@ def scorers(record: Record) -> Table | None:
         for column in columns:
             label = name.removeprefix("test/").removesuffix(column)
             if name.startswith("test/") and name.endswith(column) and (not label or label[-1] in "/_"):
-                found.setdefault(label.rstrip("/_"), {})[column] = value
+                found.setdefault(label, {})[column] = value
     if len(found) < 2:
         return None
-    table = Table(box=box.SIMPLE_HEAD, title="test", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for title in ("", *columns):
-        table.add_column(escape(title), overflow="fold")
+        table.add_column(escape(title))
+    of_set = ""
     for label in sorted(found, key=lambda label: label.count("/")):
+        test_set, _, scorer = label.rpartition("/")
+        if test_set != of_set:
+            table.add_section()
+            table.add_row(escape(test_set))
+            of_set = test_set
         cells = [
             "-" if column not in found[label] else _short(found[label][column], index < INTERVALS_SHOWN)
             for index, column in enumerate(columns)
         ]
-        table.add_row(*(escape(text) for text in (label or "shipped", *cells)))
+        table.add_row(*(escape(text) for text in (scorer.rstrip("_") or "shipped", *cells)))
     return table
 
 
 def _short(value: Measured, interval: bool) -> str:
-    """`0.934 [0.921, 0.945]` in three decimals."""
+    """`0.934 [.921 .945]`: four such columns fit a terminal of 80."""
     if value["value"] is None or not interval or value["low"] is None or value["high"] is None:
         return "-" if value["value"] is None else f"{value['value']:.3f}"
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    low, high = (f"{value[end]:.3f}".removeprefix("0") for end in ("low", "high"))  # type: ignore[literal-required]
+    return f"{value['value']:.3f} [{low} {high}]"
 
 
 def _sections(record: Record, folder: Path, everything: bool) -> list[list[tuple[str, str]]]:
