@@ -30,12 +30,13 @@ from lightsleeper.stages.fit import Progress, fit
 from lightsleeper.stages.metrics_file import FILE as METRICS
 from lightsleeper.stages.metrics_file import kept_rows
 from lightsleeper.stages.plan import Plan, check, check_resume, plan
+from lightsleeper.stages.precision import precision_note, root_device
 from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
 from lightsleeper.tracking.page import next_steps, page, resume_line
 from lightsleeper.tracking.record import FILE as RECORD
 from lightsleeper.tracking.record import Record, RecordFile, Status, knobs, read, status_of, timestamp, write_atomic
-from lightsleeper.tracking.runs import LOCK, find, finished_with, locked, new_folder
+from lightsleeper.tracking.runs import LOCK, find, locked, new_folder
 
 RECIPE = "recipe.yaml"
 LOCKS = ".locks"
@@ -60,8 +61,9 @@ def run(recipe: recipes.Recipe | None, runs_dir: Path, resume: str | Path | None
         todo = plan(recipe or recipes.load([folder / RECIPE]))
         if ranks.is_follower():
             return ranks.follow(todo, runs_dir, folder)
-        check(todo, runs_dir)
-        check_resume(todo, read(folder))
+        record = read(folder)
+        check(todo, runs_dir, {name for name, state in record.stages.items() if state == "finished"})
+        check_resume(todo, record)
     _execute(todo, folder, runs_dir)
     return folder
 
@@ -144,6 +146,8 @@ class _Execution:
 
     def everything(self) -> None:
         self.log.say(f"run {self.folder}")
+        if note := precision_note(self.todo.config["trainer"], self.todo.prefix):
+            self.log.say(note)
         with self.file.change() as record:
             record.code = code_state()
             record.config = self.todo.recorded()  # a resume may track elsewhere
@@ -220,8 +224,7 @@ class _Execution:
             if not stack.enter_context(locked(path)):
                 self.log.say(f"{name}: waiting for another process that runs {todo.recipe.name}")
                 stack.enter_context(locked(path, wait=True))
-            stages = set(todo.config["run"]["stages"])
-            folder = finished_with(self.runs_dir, todo.recipe.name, todo.hash, stages)
+            folder = todo.finished(self.runs_dir)
             if folder is not None:
                 self.log.say(f"{name}: using the finished {folder}")
                 self.descend(name, todo, folder)
@@ -272,5 +275,5 @@ class _Execution:
 
 
 def _accelerator(parts: Parts) -> str:
-    device = deliver.root_device(parts)
+    device = root_device(parts.trainer_args)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from lightsleeper.data import corpus_build
 from lightsleeper.data.augment import draw_scene
-from lightsleeper.data.corpus import Corpus, corpus_key, open_or_build
+from lightsleeper.data.corpus import Corpus, check_buildable, corpus_key, open_or_build
 from lightsleeper.data.corpus_build import Line
 from lightsleeper.data.spoken_phrases import SpokenPhrases
 from lightsleeper.data.synthesis import Utterance
@@ -133,6 +133,36 @@ def test_too_little_disk_is_refused_before_the_start(cache: Path, monkeypatch: p
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UserError, match="LIGHTSLEEPER_CACHE"):
         built()
+
+
+def buildable(clips: int) -> None:
+    check_buildable(lambda: {"spec": 0}, clips)
+
+
+def test_without_an_engine_only_a_finished_corpus_is_accepted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buildable(10)
+    assert not list(cache.iterdir())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="espeak-ng"):
+        buildable(10)
+    folder = cache / "corpora" / corpus_key({"spec": 0})
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError, match="espeak-ng"):
+        buildable(10)
+    (folder / "corpus.json").touch()
+    buildable(10)
+
+
+def test_a_corpus_that_is_half_there_needs_room_for_its_rest(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(cache)
+    free = 600 * corpus_build.BYTES_PER_CLIP
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    with pytest.raises(UserError, match="LIGHTSLEEPER_CACHE"):
+        buildable(1000)
+    folder = cache / "corpora" / corpus_key({"spec": 0})
+    folder.mkdir(parents=True)
+    (folder / "train-00000.arrow").touch()  # 500 clips
+    buildable(1000)
 
 
 def test_a_damaged_shard_is_named_with_the_way_out(cache: Path) -> None:

@@ -58,6 +58,30 @@ def test_both_layouts_of_alignments_give_the_same_words(tmp_path: Path) -> None:
     assert (text.word == -1).sum() == 2 * 12  # pauses
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"librispeech": "nowhere"}, "LibriSpeech folder nowhere does not exist"),
+        ({"train_subsets": ["train-clean-360"]}, "no folder train-clean-360"),
+        ({"test_subset": "dev-clean"}, "no folder dev-clean"),
+        ({"alignments": "nowhere"}, "folder of alignments nowhere does not exist"),
+        ({"alignments": "."}, "no word alignments of train-clean-100"),
+        ({"test_csv": "nowhere"}, "LibriPhrase CSV files nowhere does not exist"),
+        ({"test_csv": "."}, "holds no LibriPhrase CSV files"),
+    ],
+)
+def test_the_check_names_what_is_missing_and_reads_nothing(
+    arguments: dict, expected: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lightsleeper.data.alignments._collect", lambda rows: pytest.fail("parsed"))
+    whole = {"librispeech": root, "train_subsets": ["train-clean-100"]}
+    LibriPhrase(**whole).check()
+    with pytest.raises(UserError, match=expected):
+        LibriPhrase(**{**whole, **arguments}).check()
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_second_reading_of_alignments_comes_from_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_alignments(root, "train-other-500")
     monkeypatch.setattr("lightsleeper.data.alignments._collect", lambda rows: pytest.fail("parsed again"))

@@ -28,6 +28,11 @@ def test_the_script_is_a_pure_function_of_its_spec(corpus_cache: None, lines: li
     assert write_script(replace(SPEC, seed=1)) != lines
 
 
+def test_the_number_of_clips_is_known_without_the_script(lines: list[Any]) -> None:
+    assert SPEC.clips == len(lines)
+    assert replace(SPEC, held_out_words=0.0).clips == sum(line.part != "unseen_words" for line in lines)
+
+
 def test_training_has_equal_shares_of_phrase_lengths(lines: list[Any]) -> None:
     counts = np.bincount([len(line.text.split()) for line in lines if line.part == "train"])
     assert counts[1:].tolist() == [500] * 4

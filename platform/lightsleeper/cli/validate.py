@@ -7,8 +7,9 @@ from pathlib import Path
 from lightsleeper.errors import UserError
 
 HELP = (
-    "Parse recipes, resolve every class and argument, construct what needs no earlier step. Files that name no model "
-    "and data class of their own are overlays of the recipe before them, as on the line of `lightning run`."
+    "Parse recipes, resolve every class and argument, construct what needs no earlier step; their data need not be "
+    "there. Files that name no model and data class of their own are overlays of the recipe before them, as on the "
+    "line of `lightning run`."
 )
 
 

@@ -115,6 +115,12 @@ def read_alignments(librispeech: Path, subset: str, alignments: Path | None = No
     return table
 
 
+def check_subset(librispeech: Path, subset: str, alignments: Path | None = None) -> None:
+    """Raise UserError when the recordings or the alignments of a subset are not there; reads neither."""
+    subset_folder(librispeech, subset)
+    _find(librispeech, subset, alignments)
+
+
 def _find(
     librispeech: Path, subset: str, alignments: Path | None
 ) -> tuple[list[Path], Callable[[Path], Iterator[Row]]]:

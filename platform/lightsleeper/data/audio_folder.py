@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
 from lightsleeper.data.cache import content_hash
-from lightsleeper.data.clip_cache import ClipCache, OnBadFile, cached_clips
+from lightsleeper.data.clip_cache import ClipCache, OnBadFile, cached_clips, check_files
 from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import Recording, check_names, read_manifest
 from lightsleeper.data.mixing import MixedLoader
@@ -157,6 +157,15 @@ class AudioFolder(L.LightningDataModule):
         """The data modules inside this one."""
         return (*self.also_test.values(), *(() if self.mix is None else (self.mix,)))
 
+    def check(self) -> None:
+        """Refuse, without opening a recording, manifests and names that would be refused once all are decoded."""
+        recordings = self._recordings()
+        self._typed(recordings)
+        check_files([recording.file for recording in recordings], self.on_bad_file)
+        for other in self._others():
+            if callable(theirs := getattr(other, "check", None)):
+                theirs()
+
     def prepare_data(self) -> None:
         """Read and check every recording once, before anything is trained."""
         for other in self._others():
@@ -174,11 +183,7 @@ class AudioFolder(L.LightningDataModule):
         self.lexicon = Pronouncer(self.pronunciations)
         self._refuse_trained()
         self.split = self._split([int(clip) for clip in np.flatnonzero(self.clips.ok)])
-        typed = list(dict.fromkeys([*(r.text for r in self.recordings), *self.vocabulary]))
-        if len(typed) < 2:
-            raise UserError(
-                f"the recordings hold one text only, '{typed[0]}': add texts, or name others in vocabulary."
-            )
+        typed = self._typed(self.recordings)
         self.tests = {name: self._pairs(clips, typed) for name, clips in self.split.items() if name.startswith(TEST)}
         if not self.evaluate_only:
             self.validation = self._pairs(self.split["val"], [t for t in typed if t not in self.held_out_texts])
@@ -192,6 +197,15 @@ class AudioFolder(L.LightningDataModule):
         check_names(self.held_out_texts, self.only_texts or spoken, "held_out_texts")
         check_names(self.test_speakers or (), sorted({r.speaker for r in found if r.speaker}), "test_speakers")
         return [r for r in found if self.only_texts is None or r.text in self.only_texts]
+
+    def _typed(self, recordings: Sequence[Recording]) -> list[str]:
+        """Every text that test clips are compared with."""
+        typed = list(dict.fromkeys([*(recording.text for recording in recordings), *self.vocabulary]))
+        if len(typed) < 2:
+            raise UserError(
+                f"the recordings hold one text only, '{typed[0]}': add texts, or name others in vocabulary."
+            )
+        return typed
 
     def _clips(self, recordings: Sequence[Recording], progress: bool = False) -> ClipCache:
         return cached_clips([r.file for r in recordings], self.trim, self.on_bad_file, progress)

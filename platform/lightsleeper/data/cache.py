@@ -6,6 +6,7 @@ Everything under the cache folder can be deleted at any time: it is keyed by the
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,10 +16,20 @@ from typing import Any
 from lightsleeper.errors import UserError
 
 
-def cache_folder(*parts: str) -> Path:
-    """``$LIGHTSLEEPER_CACHE`` or ``~/.cache/lightsleeper``, with ``parts`` below it, created when missing."""
+def cache_path(*parts: str) -> Path:
+    """``$LIGHTSLEEPER_CACHE`` or ``~/.cache/lightsleeper``, with ``parts`` below it; nothing is created."""
     root = Path(os.environ.get("LIGHTSLEEPER_CACHE") or Path.home() / ".cache" / "lightsleeper")
-    folder = root.expanduser().joinpath(*parts)
+    return root.expanduser().joinpath(*parts)
+
+
+def free_bytes(folder: Path) -> int:
+    """Space left on the disk of ``folder``, which need not exist."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
+
+
+def cache_folder(*parts: str) -> Path:
+    """`cache_path`, created when missing."""
+    folder = cache_path(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,7 +6,7 @@ Each clip is checked on the way: a damaged file shows before training, not in ep
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -72,13 +72,22 @@ def cached_clips(files: Sequence[Path], trim: bool, on_bad_file: OnBadFile, prog
     except (OSError, ValueError, KeyError):
         _decode(files, folder, trim, progress)
         cache = ClipCache(folder)
-    reasons = [f"{files[clip]}: {reason}" for clip, reason in cache.bad.items()]
+    _judge(files, cache.bad, on_bad_file)
+    return cache
+
+
+def check_files(files: Sequence[Path], on_bad_file: OnBadFile) -> None:
+    """`cached_clips`' refusal of files that do not exist; opens none of them."""
+    _judge(files, {clip: "does not exist" for clip, file in enumerate(files) if not file.exists()}, on_bad_file)
+
+
+def _judge(files: Sequence[Path], bad: Mapping[int, str], on_bad_file: OnBadFile) -> None:
+    reasons = [f"{files[clip]}: {reason}" for clip, reason in bad.items()]
     if reasons and (on_bad_file == "refuse" or len(reasons) == len(files)):
         more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         hint = " Repair them, or set on_bad_file to skip." if on_bad_file == "refuse" else ""
         named = "; ".join(reasons[:5])
         raise UserError(f"{len(reasons)} of {len(files)} audio files cannot be used: {named}{more}.{hint}")
-    return cache
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -17,8 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightsleeper.data.augment import SAMPLE_RATE
-from lightsleeper.data.cache import cache_folder, content_hash
-from lightsleeper.data.corpus_build import VERSION, Line, build
+from lightsleeper.data.cache import cache_folder, cache_path, content_hash
+from lightsleeper.data.corpus_build import SHARD_CLIPS, VERSION, Line, build, check_space
+from lightsleeper.data.synthesis import require_espeak
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +50,26 @@ def open_or_build(
             if not (folder / "corpus.json").exists():
                 build(folder, spec, script(), workers or os.cpu_count() or 1, progress)
     return Corpus(folder)
+
+
+def check_buildable(spec: Callable[[], Mapping[str, Any]], clips: int) -> None:
+    """Refuse a corpus of ``clips`` that is not in the cache and cannot be built; touches no file.
+
+    ``spec`` takes a second (20,000 words to pronounce), so it is asked for only where something is missing.
+
+    Raises:
+        UserError: espeak-ng is missing, or the disk is too small.
+    """
+    try:
+        require_espeak()
+        check_space(cache_path("corpora"), clips)
+    except UserError:
+        folder = cache_path("corpora", corpus_key(spec()))
+        if (folder / "corpus.json").exists():
+            return
+        require_espeak()
+        finished = len(list(folder.glob("*.arrow")))  # a build that was stopped needs room for the rest only
+        check_space(folder, clips - SHARD_CLIPS * finished)
 
 
 class Corpus:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightsleeper.data.augment import SAMPLE_RATE, NoiseBank, Scene, apply, draw_scene
-from lightsleeper.data.cache import replacing
+from lightsleeper.data.cache import free_bytes, replacing
 from lightsleeper.data.synthesis import Engine, Utterance, require_espeak
 from lightsleeper.errors import UserError
 
@@ -99,7 +98,7 @@ def build(folder: Path, spec: Mapping[str, Any], lines: Sequence[Line], workers:
     for stale in folder.glob(".*.tmp*"):  # of a killed build; the lock is ours
         stale.unlink(missing_ok=True)
     missing = [job for job in jobs if not (folder / job.file).exists()]
-    _check_space(folder, sum(len(job.lines) for job in missing))
+    check_space(folder, sum(len(job.lines) for job in missing))
     done = len(lines) - sum(len(job.lines) for job in missing)
     with _Progress(len(lines), done, progress) as bar:
         _run(folder, missing, min(workers, len(missing)), bar)
@@ -228,8 +227,9 @@ def _shard_digest(path: Path) -> str:
         return pa.ipc.open_stream(source).schema.metadata[b"sha256"].decode()
 
 
-def _check_space(folder: Path, clips: int) -> None:
-    needed, free = clips * BYTES_PER_CLIP, shutil.disk_usage(folder).free
+def check_space(folder: Path, clips: int) -> None:
+    """Raise UserError when the disk of ``folder``, which need not exist, has no room for ``clips``."""
+    needed, free = clips * BYTES_PER_CLIP, free_bytes(folder)
     if needed > free:
         raise UserError(
             f"the corpus needs about {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free. "

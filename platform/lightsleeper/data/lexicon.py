@@ -223,16 +223,21 @@ def split_words(text: str) -> list[str]:
     return words
 
 
+def require_word_list() -> None:
+    """Raises UserError when the list of common words is not installed; imports nothing of it."""
+    if importlib.util.find_spec("wordfreq") is None:
+        raise UserError("the list of common words needs the demo extra: pip install -e '.[demo]'.")
+
+
 def common_words(n: int, lexicon: Lexicon | None = None) -> list[str]:
     """The ``n`` commonest English words that the lexicon holds: letters a-z only, two phones or more.
 
     Raises:
         UserError: the word list is not installed, or holds fewer than ``n`` such words.
     """
-    try:
-        from wordfreq import top_n_list
-    except ImportError:
-        raise UserError("the list of common words needs the demo extra: pip install -e '.[demo]'.") from None
+    require_word_list()
+    from wordfreq import top_n_list
+
     lexicon = lexicon or Lexicon.default()
     words: list[str] = []
     for word in top_n_list("en", 1_000_000):  # the list holds about 300,000

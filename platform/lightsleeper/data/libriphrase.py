@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
-from lightsleeper.data.alignments import SUBSETS, WordTable, read_alignments, recording, subset_folder
+from lightsleeper.data.alignments import SUBSETS, WordTable, check_subset, read_alignments, recording, subset_folder
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
 from lightsleeper.data.cache import cache_folder, content_hash
@@ -22,7 +22,7 @@ from lightsleeper.data.libriphrase_build import (
     most_talkative,
     write_csv,
 )
-from lightsleeper.data.libriphrase_rows import Protocol, read_test
+from lightsleeper.data.libriphrase_rows import Protocol, csv_files, read_test
 from lightsleeper.data.pairs import build_p1
 from lightsleeper.data.rows import EvaluationRows, NegativeTexts, Pronouncer, TrainingRows, confusions
 from lightsleeper.data.seeds import run_seed
@@ -118,6 +118,20 @@ class LibriPhrase(L.LightningDataModule):
         self.test_names = [""] if protocol == "P1" else ["", "lpe"]
         self._ready = False
 
+    def check(self) -> None:
+        """Refuse folders, alignments and CSV files that are not there; reads none of them."""
+        self._check_librispeech()
+        for subset in (*self.train_subsets, *([self.test_subset] if self.test_csv is None else [])):
+            check_subset(self.librispeech, subset, self.alignments)
+        if self.test_csv is not None:
+            csv_files(self.test_csv)
+            if self.test_audio is not None and not self.test_audio.is_dir():
+                raise UserError(f"the folder of test clips {self.test_audio} does not exist.")
+
+    def _check_librispeech(self) -> None:
+        if not self.librispeech.is_dir():
+            raise UserError(f"the LibriSpeech folder {self.librispeech} does not exist.")
+
     def prepare_data(self) -> None:
         """Read the alignments, build the test where none is given, and open every recording that is used."""
         self.setup("fit")
@@ -126,8 +140,7 @@ class LibriPhrase(L.LightningDataModule):
         if self._ready:
             return
         self.seed = run_seed(self._seed)
-        if not self.librispeech.is_dir():
-            raise UserError(f"the LibriSpeech folder {self.librispeech} does not exist.")
+        self._check_librispeech()
         self.lexicon = Pronouncer()
         self.skipped: dict[str, str] = {}
         folder = self.test_csv if self.test_csv is not None else self._built_test()

@@ -60,6 +60,16 @@ class TestRows:
         return {"": expanded.select(from_hard | (expanded.kind == 1)), "lpe": expanded.select(~from_hard)}
 
 
+def csv_files(folder: Path) -> list[Path]:
+    """The files ``*_{1..4}word.csv`` of ``folder``. Raises UserError when there is none."""
+    if not folder.is_dir():
+        raise UserError(f"the folder of LibriPhrase CSV files {folder} does not exist.")
+    files = [f for w in range(1, 5) for f in sorted(folder.glob(f"*_{w}word.csv")) if not f.name.startswith("clips_")]
+    if not files:
+        raise UserError(f"{folder} holds no LibriPhrase CSV files such as libriphrase_diffspk_all_1word.csv.")
+    return files
+
+
 def read_test(folder: Path, audio: Path | None, librispeech: Path) -> TestRows:
     """The rows of ``*_{1..4}word.csv`` in ``folder``, official or built.
 
@@ -68,11 +78,7 @@ def read_test(folder: Path, audio: Path | None, librispeech: Path) -> TestRows:
     Raises:
         UserError: no such file, a column missing, or an unknown type.
     """
-    if not folder.is_dir():
-        raise UserError(f"the folder of LibriPhrase CSV files {folder} does not exist.")
-    files = [f for w in range(1, 5) for f in sorted(folder.glob(f"*_{w}word.csv")) if not f.name.startswith("clips_")]
-    if not files:
-        raise UserError(f"{folder} holds no LibriPhrase CSV files such as libriphrase_diffspk_all_1word.csv.")
+    files = csv_files(folder)
     rows: list[dict[str, str]] = []
     spans: dict[str, tuple[str, float, float]] = {}
     for file in files:

@@ -37,6 +37,12 @@ class PhraseSpec:
     validation_episodes: int
     seed: int
 
+    @property
+    def clips(self) -> int:
+        """Clips of all parts."""
+        families = self.validation_episodes + self.episodes * (2 if self.held_out_words else 1)
+        return self.train_phrases + self.max_words * families * (KEYWORD_VOICES + FAMILY - 1)
+
 
 @dataclass(frozen=True)
 class Vocabulary:

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from lightsleeper.data.augment import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
 from lightsleeper.data.cache import content_hash
-from lightsleeper.data.corpus import Corpus, open_or_build
+from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
 from lightsleeper.data.hard_texts import HardTexts, flatten
-from lightsleeper.data.lexicon import Lexicon, near_words
+from lightsleeper.data.lexicon import Lexicon, near_words, require_word_list
 from lightsleeper.data.pairs import Pairs, build_p1, shortcut_auc
 from lightsleeper.data.phrase_script import (
     KEYWORD_VOICES,
@@ -134,6 +134,11 @@ class SpokenPhrases(L.LightningDataModule):
         self.test_names = list(_TEST_PARTS.values()) if held_out_words > 0 else [""]
         self._corpus: Corpus | None = None
 
+    def check(self) -> None:
+        """Refuse a corpus that could not be built: no word list, or, where the cache lacks it, no engine or no room."""
+        require_word_list()
+        check_buildable(self._corpus_spec, self.spec.clips)
+
     def prepare_data(self) -> None:
         """Build the corpus where the cache does not hold it."""
         self._open()
@@ -148,10 +153,13 @@ class SpokenPhrases(L.LightningDataModule):
 
     def _open(self) -> Corpus:
         if self._corpus is None:
-            words = [[word, Lexicon.default().word(word)] for word in self.words.seen + self.words.unseen]
-            spec = {"kind": "SpokenPhrases", **asdict(self.spec), "words": content_hash(words), "packages": _versions()}
-            self._corpus = open_or_build(spec, lambda: write_script(self.spec), self.build_workers)
+            self._corpus = open_or_build(self._corpus_spec(), lambda: write_script(self.spec), self.build_workers)
         return self._corpus
+
+    def _corpus_spec(self) -> dict[str, Any]:
+        """What the corpus in the cache is named by."""
+        words = [[word, Lexicon.default().word(word)] for word in self.words.seen + self.words.unseen]
+        return {"kind": "SpokenPhrases", **asdict(self.spec), "words": content_hash(words), "packages": _versions()}
 
     @cached_property
     def words(self) -> Vocabulary:

@@ -25,6 +25,7 @@ from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
 from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.frontend import LogMel
 from lightsleeper.nn.gru import GRU
+from lightsleeper.nn.ranges import above_zero, at_least, share
 from lightsleeper.nn.schedule import warmup_cosine
 from lightsleeper.phones import BLANK, CLASSES, PHONES
 
@@ -92,6 +93,13 @@ class KeywordCMCD(Family):
         warmup_steps: int = 100,
     ) -> None:
         super().__init__()
+        at_least(2, n_mels=n_mels)  # the warp interpolates between two bands
+        at_least(1, dim=dim)
+        at_least(0, easy_negatives=easy_negatives, warmup_steps=warmup_steps)
+        at_least(0, matching_weight=matching_weight, denoising_weight=denoising_weight)
+        above_zero(lr=lr)
+        share(focal_from=focal_from)
+        share(warp=warp, below_one=True)
         self._architecture = {"n_mels": n_mels, "dim": dim, "normalize": normalize}
         self.easy_negatives, self.focal_from = easy_negatives, focal_from
         self.matching_weight, self.denoising_weight = matching_weight, denoising_weight

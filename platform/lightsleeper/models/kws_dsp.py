@@ -20,6 +20,7 @@ from lightsleeper.models.family import Batch, ExportGraph, Family, SavedModel, r
 from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, PhonemeCTC, sample_audio
 from lightsleeper.nn.ctc import keyword_score, keyword_score_static
 from lightsleeper.nn.matching import Head, Partition, Pooling
+from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.schedule import noam, warmup_cosine
 from lightsleeper.nn.text import Token
 from lightsleeper.phones import BLANK, PHONES
@@ -86,6 +87,12 @@ class KeywordDSP(Family):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
+        at_least(1, dim=dim)
+        at_least(0, margin_positive=margin_positive, margin_negative=margin_negative)
+        at_least(0, easy_negatives=easy_negatives, warmup_steps=warmup_steps, weight_decay=weight_decay)
+        above_zero(lr=lr)
+        if projector_layers not in (1, 2):
+            raise ValueError(f"projector_layers must be 1 or 2; got {projector_layers}")
         if text_encoder != "phones" and token == "phone":
             raise ValueError(f"token: phone needs text_encoder: phones; '{text_encoder}' gives one token a word")
         start = None if init_from is None else read_model(init_from, "KeywordDSP", "init_from")
@@ -310,6 +317,8 @@ class KeywordDSP(Family):
             raise UserError(
                 "export needs text_encoder: phones (a pretrained text encoder is not part of the deliverable)"
             )
+        if self.partition != "dsp":
+            raise UserError(f"export needs partition: dsp; '{self.partition}' is a baseline")
         tokens = EXPORT_WORDS if self.head.token == "word" else EXPORT_PHONES
         detector, enroll = _Detector(self), _Enroll(self, tokens)
         metadata = {
@@ -394,7 +403,10 @@ def load_encoder(source: str | Path | dict[str, Any]) -> tuple[PhonemeCTC, dict[
     Raises UserError when the folder holds no finished encoder.
     """
     if isinstance(source, dict):
-        encoder = PhonemeCTC(**source)
+        try:
+            encoder = PhonemeCTC(**source)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"encoder: {str(error).removeprefix('PhonemeCTC.__init__() ')}") from error
         return encoder, encoder.architecture()
     saved = read_model(source, "PhonemeCTC", "encoder")
     encoder = PhonemeCTC(**saved.init_args)

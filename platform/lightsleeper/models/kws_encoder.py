@@ -21,6 +21,7 @@ from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.conformer import Conformer, subsampled
 from lightsleeper.nn.ctc import greedy_phones, keyword_score
 from lightsleeper.nn.frontend import LogMel
+from lightsleeper.nn.ranges import above_zero, at_least, share
 from lightsleeper.nn.schedule import noam, warmup_cosine
 from lightsleeper.nn.streaming import EncoderStream, bounded_state_bytes
 from lightsleeper.phones import CLASSES, PHONES
@@ -82,6 +83,11 @@ class PhonemeCTC(Family):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__()
+        at_least(2, n_mels=n_mels)  # the warp interpolates between two bands
+        at_least(0, masks=masks, warmup_steps=warmup_steps, weight_decay=weight_decay)
+        above_zero(lr=lr)
+        share(noise=noise)
+        share(warp=warp, below_one=True)
         self._architecture = {
             "n_mels": n_mels,
             "dim": dim,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightsleeper.nn.convolve import convolve
+from lightsleeper.nn.ranges import at_least, share
 
 NEGATIVE = -1e4  # masked attention score; finite, so that a row without keys gives no NaN in bf16
 
@@ -32,6 +33,8 @@ class Subsampling(nn.Module):
         super().__init__()
         self.kind = kind
         bands = ((n_mels - 1) // 2 - 1) // 2
+        if kind == "conv2d" and bands < 1:
+            raise ValueError(f"subsampling: conv2d needs n_mels of 7 or more; got {n_mels}")
         if kind == "conv2d":
             self.first: nn.Module = nn.Conv2d(1, dim, 3, stride=2)
             self.second: nn.Module = nn.Conv2d(dim, dim, 3, stride=2)
@@ -68,6 +71,8 @@ class RelativeAttention(nn.Module):
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        if dim % 2:
+            raise ValueError(f"dim must be even, half sines and half cosines of the position; got {dim}")
         self.heads, self.past, self.future = heads, past, future
         self.norm = nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -209,13 +214,9 @@ class Conformer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        sizes = {"n_mels": n_mels, "dim": dim, "blocks": blocks, "heads": heads, "kernel": kernel}
-        for name, size in {**sizes, "expansion": expansion}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be 1 or more; got {size}")
-        for name, value in (("past_frames", past_frames), ("future_frames", future_frames)):
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must be 0 or more, or null for unlimited; got {value}")
+        at_least(1, n_mels=n_mels, dim=dim, blocks=blocks, heads=heads, kernel=kernel, expansion=expansion)
+        at_least(0, past_frames=past_frames, future_frames=future_frames)
+        share(dropout=dropout, below_one=True)
         self.dim = dim
         self.subsampling = Subsampling(n_mels, dim, subsampling)
         self.dropout = nn.Dropout(dropout)

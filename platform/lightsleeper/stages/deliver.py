@@ -25,6 +25,7 @@ from lightsleeper.parsing import Parts
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
 from lightsleeper.stages.fit import CHECKPOINTS, ordered
+from lightsleeper.stages.precision import root_device
 from lightsleeper.tracking.record import Record
 
 EXPORT = "export"
@@ -62,7 +63,7 @@ def finalize(parts: Parts, folder: Path, record: Record) -> Fields:
     trained = restore(parts, folder)
     # The check stage has seen that it is one.
     model, report = deliverables.finalize(cast(Family, trained.eval()), parts.callbacks)
-    device = root_device(parts)
+    device = root_device(parts.trainer_args)
     with torch.no_grad():
         threshold = model.to(device).calibrate(_batches(parts.data, device))
     model.to("cpu")
@@ -111,12 +112,6 @@ def benchmark(parts: Parts, folder: Path, record: Record) -> Fields:
     model = deliverables.load_model(folder / EXPORT)
     artifacts, size = benchmarks.benchmark(model, folder / EXPORT, record.artifacts, parts.run.benchmark_threads)
     return {"artifacts": artifacts, "size": size}
-
-
-def root_device(parts: Parts) -> torch.device:
-    """The device of the recipe's accelerator."""
-    accelerator = parts.trainer_args.get("accelerator") or "auto"
-    return L.Fabric(accelerator=accelerator, devices=1).device
 
 
 def _compare_scores(model: Any, parts: Parts, path: Path) -> dict[str, Any] | None:

@@ -2,12 +2,10 @@
 
 import importlib.util
 import logging
-import os
-import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.config import RunConfig, TrackingConfig
+from lightsleeper.data.cache import cache_folder, cache_path, free_bytes
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Family
+from lightsleeper.reader import Reader
+from lightsleeper.stages.rehearsal import rehearse
 from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.record import Record, status_of
+from lightsleeper.tracking.runs import finished_with
 
 FREE_BYTES = 300 * 10**6
 """Least free space: the embedded corpus, a few checkpoints and the exported files take about a third of it."""
@@ -36,6 +38,21 @@ class Plan:
     config: recipes.Config
     """Resolved; `${requires.<name>}` is still in it, so that it holds no path of this machine."""
     steps: dict[str, "Plan"] = field(default_factory=dict)
+    prefix: str = ""
+    """What its keys begin with on the command line: `requires.encoder.set.` for the keys of that step."""
+
+    @property
+    def reader(self) -> Reader:
+        """Builds objects of the recipe, and refuses with the places of its keys."""
+        return Reader(replace(self.recipe, config=self.config), trust=True)
+
+    @property
+    def settings(self) -> RunConfig:
+        return RunConfig(**self.config["run"])
+
+    def finished(self, runs_dir: Path) -> Path | None:
+        """The folder of a run that makes this one, as a required step, needless."""
+        return finished_with(runs_dir, self.recipe.name, self.hash, set(self.settings.stages))
 
     @property
     def identity(self) -> recipes.Config:
@@ -67,17 +84,30 @@ class Plan:
         return {**self.config, "requires": requires}
 
 
-def plan(recipe: recipes.Recipe) -> Plan:
+def plan(recipe: recipes.Recipe, prefix: str = "") -> Plan:
     """Resolve a recipe and, depth first, those it requires; every constructor has a try. Raises UserError."""
-    steps = {name: plan(step) for name, step in recipes.required(recipe).items()}
-    return Plan(recipe, parsing.check(recipe), steps)
+    required = recipes.required(recipe)
+    steps = {name: plan(step, f"{prefix}requires.{name}.set.") for name, step in required.items()}
+    return Plan(recipe, parsing.check(recipe), steps, prefix)
 
 
-def check(todo: Plan, runs_dir: Path) -> None:
-    """Refuse what cannot end well: raises UserError."""
+def check(todo: Plan, runs_dir: Path, done: Set[str] = frozenset()) -> None:
+    """Refuse what cannot end well, before a folder is made: raises UserError. ``done`` are the stages behind it."""
+    check_settings(todo)
+    rehearse(todo, runs_dir)
+    if set(todo.settings.stages) - done - {"benchmark"}:  # which alone reads no data
+        check_data(todo, runs_dir)
+    need_writable(runs_dir)
+    need_space(runs_dir)
+    need_space(cache_path())
+    cache_folder()
+
+
+def check_settings(todo: Plan) -> None:
+    """Refuse stages, packages, trainer arguments and tracking that cannot work, depth first; raises UserError."""
     for step in todo.steps.values():
-        check(step, runs_dir)
-    settings = RunConfig(**todo.config["run"])
+        check_settings(step)
+    settings = todo.settings
     if "export" in settings.stages and "finalize" not in settings.stages:
         raise UserError("run.stages: export needs finalize, whose model it writes.")
     if "benchmark" in settings.stages and "export" not in settings.stages:
@@ -88,9 +118,25 @@ def check(todo: Plan, runs_dir: Path) -> None:
     check_model(parsing.find_class(todo.config["model"]["class_path"]), settings)
     check_trainer(todo.config["trainer"])
     weights_and_biases.wanted_mode(TrackingConfig(**todo.config["tracking"]))
-    need_writable(runs_dir)
-    need_space(runs_dir)
-    need_space(Path(os.environ.get("LIGHTSLEEPER_CACHE") or Path.home() / ".cache" / "lightsleeper"))
+
+
+def check_data(todo: Plan, runs_dir: Path) -> None:
+    """Call `check()` of the data modules, depth first; raises UserError.
+
+    A data module may offer that method, without arguments: it raises UserError for what is certain to fail and can be
+    known in a moment, such as a missing folder or package, and neither reads recordings nor writes anything. Not
+    called for steps that have finished (their data may be gone) nor by `lightning validate` (a recipe is valid without
+    its data).
+    """
+    for step in todo.steps.values():
+        if step.finished(runs_dir) is None:
+            check_data(step, runs_dir)
+    spec, reader = todo.config["data"], todo.reader
+    if any(recipes.references(spec)):  # built once the step it names has run
+        return
+    action = getattr(reader.object("data", spec, L.LightningDataModule), "check", None)
+    if callable(action):
+        reader.guard("data", action)
 
 
 def check_model(family: type, settings: RunConfig) -> None:
@@ -140,8 +186,7 @@ def need_writable(folder: Path) -> None:
 
 def need_space(folder: Path, need: int = FREE_BYTES) -> None:
     """Raise UserError when the disk of ``folder`` (which need not exist) has less than ``need`` bytes left."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(folder)
     if free < need:
         raise UserError(f"{folder}: {free / 1e6:.0f} MB free on its disk, {need / 1e6:.0f} MB needed.")
 
