@@ -144,13 +144,13 @@ def speak(args: argparse.Namespace) -> int:
 
     program = flite.find_flite()
     flite.refuse_foreign(args.out)
-    data = data_module(args.recipe, args.overrides)
+    data: Any = data_module(args.recipe, args.overrides)
     if not hasattr(type(data), "corpus"):
         raise UserError(
             f"data speak needs the texts of a synthesised corpus (SpokenPhrases), not {type(data).__name__}."
         )
     data.prepare_data()
-    corpus: Any = data.corpus
+    corpus = data.corpus
     spoken = [corpus.texts[clip] for clip in corpus.clips(args.part)]
     if not spoken:
         raise UserError(f"--part {args.part}: the corpus of {' '.join(args.recipe)} has no such part.")

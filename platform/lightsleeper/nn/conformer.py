@@ -7,7 +7,7 @@ and the parameter count is the same. Shapes: B batch, T feature frames, N encode
 """
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +36,8 @@ class Subsampling(nn.Module):
         if kind == "conv2d" and bands < 1:
             raise ValueError(f"subsampling: conv2d needs n_mels of 7 or more; got {n_mels}")
         if kind == "conv2d":
-            self.first: nn.Module = nn.Conv2d(1, dim, 3, stride=2)
-            self.second: nn.Module = nn.Conv2d(dim, dim, 3, stride=2)
+            self.first: nn.Conv1d | nn.Conv2d = nn.Conv2d(1, dim, 3, stride=2)
+            self.second: nn.Conv1d | nn.Conv2d = nn.Conv2d(dim, dim, 3, stride=2)
         else:
             self.first, self.second = nn.Conv1d(n_mels, dim, 3, stride=2), nn.Conv1d(dim, dim, 3, stride=2)
         self.out = nn.Linear(dim * bands if kind == "conv2d" else dim, dim)
@@ -48,7 +48,8 @@ class Subsampling(nn.Module):
             x = F.relu(self.second(F.relu(self.first(features.unsqueeze(1)))))  # (B, d, N, bands)
             x = x.permute(0, 2, 1, 3).flatten(2)
         else:
-            x = F.relu(convolve(F.relu(convolve(features, self.first)), self.second))
+            first, second = cast(nn.Conv1d, self.first), cast(nn.Conv1d, self.second)
+            x = F.relu(convolve(F.relu(convolve(features, first)), second))
         return self.out(x)
 
 

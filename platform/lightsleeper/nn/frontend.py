@@ -23,9 +23,10 @@ LOG_FLOOR = 1e-4  # 60 to 90 dB under speech; at 1e-5 the rounding of FFTs alrea
 class LogMel(nn.Module):
     """Waveform to normalised log-mel features.
 
-    ``normalize="clip"`` fills a floor under the clip's mean power and subtracts its mean per band: a fixed channel (microphone, telephone) disappears, but the
-    whole clip is needed. ``"running"`` subtracts the mean of the frames so far, blended with a learned prior worth
-    ``PRIOR_FRAMES`` frames, and streams. ``"none"`` only scales.
+    ``normalize="clip"`` fills a floor under the clip's mean power and subtracts its mean per band: a fixed channel
+    (microphone, telephone) and faint noise disappear, but the whole clip is needed. ``"running"`` does the same with
+    the frames so far, their mean blended with a learned prior worth ``PRIOR_FRAMES`` frames, and streams. ``"none"``
+    only scales.
     """
 
     bank: Tensor

@@ -65,7 +65,7 @@ def _short(value: Measured, interval: bool) -> str:
     """`0.934 [.921 .945]`: four such columns fit a terminal of 80."""
     if value["value"] is None or not interval or value["low"] is None or value["high"] is None:
         return "-" if value["value"] is None else f"{value['value']:.3f}"
-    low, high = (f"{value[end]:.3f}".removeprefix("0") for end in ("low", "high"))  # type: ignore[literal-required]
+    low, high = (f"{value[end]:.3f}".removeprefix("0") for end in ("low", "high"))
     return f"{value['value']:.3f} [{low} {high}]"
 
 
