@@ -20,8 +20,8 @@ from lightsleeper.models.family import Batch, ExportGraph, Family, SavedModel, r
 from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, PhonemeCTC, sample_audio
 from lightsleeper.nn.ctc import keyword_score, keyword_score_static
 from lightsleeper.nn.matching import Head, Partition, Pooling
+from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least
-from lightsleeper.nn.schedule import noam, warmup_cosine
 from lightsleeper.nn.text import Token
 from lightsleeper.phones import BLANK, PHONES
 
@@ -82,7 +82,7 @@ class KeywordDSP(Family):
         train_encoder: bool = False,
         score: Score = "fused",
         lr: float = 1e-3,
-        schedule: Literal["cosine", "noam"] = "cosine",
+        schedule: Schedule = "cosine",
         warmup_steps: int = 100,
         weight_decay: float = 0.01,
     ) -> None:
@@ -297,12 +297,9 @@ class KeywordDSP(Family):
         return {"value": float(self.threshold), "target": "equal error rate on validation, easy and hard"}
 
     def configure_optimizers(self) -> Any:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay, betas=(0.9, 0.98))
-        total = int(self.trainer.estimated_stepping_batches)
-        factor = noam(self.warmup_steps) if self.schedule == "noam" else warmup_cosine(self.warmup_steps, total)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return scheduled_adamw(
+            self.trainer, self.parameters(), self.lr, self.weight_decay, self.schedule, self.warmup_steps
+        )
 
     def context(self) -> dict[str, float | None]:
         """DSP needs the whole clip; only the encoder streams."""

@@ -21,8 +21,8 @@ from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.conformer import Conformer, subsampled
 from lightsleeper.nn.ctc import greedy_phones, keyword_score
 from lightsleeper.nn.frontend import LogMel
+from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least, share
-from lightsleeper.nn.schedule import noam, warmup_cosine
 from lightsleeper.nn.streaming import EncoderStream, bounded_state_bytes
 from lightsleeper.phones import CLASSES, PHONES
 
@@ -78,7 +78,7 @@ class PhonemeCTC(Family):
         noise: float = 0.3,
         masks: int = 2,
         lr: float = 2e-3,
-        schedule: Literal["cosine", "noam"] = "cosine",
+        schedule: Schedule = "cosine",
         warmup_steps: int = 200,
         weight_decay: float = 0.01,
     ) -> None:
@@ -193,19 +193,9 @@ class PhonemeCTC(Family):
         self.error_rate.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            (p for p in self.parameters() if p.requires_grad),
-            self.lr,
-            weight_decay=self.weight_decay,
-            betas=(0.9, 0.98),
+        return scheduled_adamw(
+            self.trainer, self.parameters(), self.lr, self.weight_decay, self.schedule, self.warmup_steps
         )
-        factor = (
-            noam(self.warmup_steps)
-            if self.schedule == "noam"
-            else warmup_cosine(self.warmup_steps, int(self.trainer.estimated_stepping_batches))
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
