@@ -151,19 +151,16 @@ def describe(path: Path, data: Any, args: argparse.Namespace, results: dict[str,
 def print_table(results: dict[str, dict[str, dict[str, dict[str, Any]]]], conditions: dict[str, Any]) -> None:
     """One row per test set and scorer; values with their 95 % interval."""
     from rich.console import Console
-    from rich.table import Table
+
+    from lightsleeper.tracking.page import score_table
 
     present = [
         column
         for column in COLUMNS
         if any(row[column]["value"] is not None for rows in results.values() for row in rows.values())
     ]
-    table = Table("set", "scorer", *present)
-    for name, rows in results.items():
-        for scorer_name, row in rows.items():
-            table.add_row(name, scorer_name, *(shown(row.get(column)) for column in present))
     console = Console()
-    console.print(table)
+    console.print(score_table(results, present))  # type: ignore[arg-type]
     console.print(
         f"{conditions['model']} on {conditions['data']} (protocol {conditions['protocol']}), "
         f"{conditions['runtime']}, {conditions['threads']} thread(s); fractions, [95 % interval]",
@@ -171,11 +168,3 @@ def print_table(results: dict[str, dict[str, dict[str, dict[str, Any]]]], condit
         highlight=False,
         soft_wrap=True,
     )
-
-
-def shown(measurement: dict[str, Any] | None) -> str:
-    """`0.912 (0.901-0.923)`."""
-    if measurement is None or measurement["value"] is None:
-        return "-"  # one class only: no positives, or no negatives of this kind
-    interval = "" if measurement["low"] is None else f" ({measurement['low']:.3f}-{measurement['high']:.3f})"
-    return f"{measurement['value']:.3f}{interval}"

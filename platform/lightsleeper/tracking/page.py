@@ -1,6 +1,6 @@
 """One run on one page, from its record: what `lightning run` ends with and `lightning show` prints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,36 +35,38 @@ def page(record: Record, folder: Path, everything: bool = False) -> list[Rendera
 def scorers(record: Record) -> Table | None:
     """The headline metrics of every scorer and test set of one model; None where there is one scorer only."""
     columns = [name.removeprefix("test/") for name in record.headline if name.startswith("test/")]
-    found: dict[str, dict[str, Measured]] = {}
+    found: dict[str, dict[str, dict[str, Measured]]] = {}
     for name, value in record.metrics.items():
         for column in columns:
-            label = name.removeprefix("test/").removesuffix(column)
+            label = name.removeprefix("test/").removesuffix(column)  # "unseen_words/dsp_"
             if name.startswith("test/") and name.endswith(column) and (not label or label[-1] in "/_"):
-                found.setdefault(label, {})[column] = value
-    if len(found) < 2:
-        return None
+                test_set, _, scorer = label.rpartition("/")
+                of_set = found.setdefault(test_set, {})
+                of_set.setdefault(scorer.rstrip("_") or "shipped", {})[column] = value
+    return score_table(found, columns) if sum(map(len, found.values())) > 1 else None
+
+
+def score_table(sets: Mapping[str, Mapping[str, Mapping[str, Measured]]], columns: Sequence[str]) -> Table:
+    """Values by test set, scorer and metric: a row a scorer, intervals where 80 characters have room for them."""
     table = Table(box=box.SIMPLE_HEAD)
     for title in ("", *columns):
         table.add_column(escape(title))
-    of_set = ""
-    for label in sorted(found, key=lambda label: label.count("/")):
-        test_set, _, scorer = label.rpartition("/")
-        if test_set != of_set:
+    for name, rows in sets.items():
+        if name:
             table.add_section()
-            table.add_row(escape(test_set))
-            of_set = test_set
-        cells = [
-            "-" if column not in found[label] else _short(found[label][column], index < INTERVALS_SHOWN)
-            for index, column in enumerate(columns)
-        ]
-        table.add_row(*(escape(text) for text in (scorer.rstrip("_") or "shipped", *cells)))
+            table.add_row(escape(name))
+        for scorer, row in rows.items():
+            cells = [compact(row.get(column), index < INTERVALS_SHOWN) for index, column in enumerate(columns)]
+            table.add_row(*(escape(text) for text in (scorer, *cells)))
     return table
 
 
-def _short(value: Measured, interval: bool) -> str:
-    """`0.934 [.921 .945]`: four such columns fit a terminal of 80."""
-    if value["value"] is None or not interval or value["low"] is None or value["high"] is None:
-        return "-" if value["value"] is None else f"{value['value']:.3f}"
+def compact(value: Measured | None, interval: bool = True) -> str:
+    """`0.934 [.921 .945]`: two such columns and two without interval fit a terminal of 80."""
+    if value is None or value["value"] is None:
+        return "-"  # one class only: no positives, or no negatives of this kind
+    if not interval or value["low"] is None or value["high"] is None:
+        return f"{value['value']:.3f}"
     low, high = (f"{value[end]:.3f}".removeprefix("0") for end in ("low", "high"))
     return f"{value['value']:.3f} [{low} {high}]"
 
