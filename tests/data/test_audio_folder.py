@@ -126,6 +126,13 @@ def test_further_folders_are_tested_under_their_names_and_never_trained_on(folde
     assert summary["overlap"]["train/wake"] == {"speakers": 1, "texts": 0, "clips": 0}
 
 
+def test_bad_files_of_further_folders_are_refused_before_training_too(folder: Path, tmp_path: Path) -> None:
+    wake = write_folder(tmp_path / "wake", ["jarvis", "smart mirror"], ["zoe"], takes=1)
+    (wake / "zoe" / "jarvis_0.wav").unlink()
+    with pytest.raises(UserError, match="1 of 2 audio files cannot be used: .*jarvis_0.wav: does not exist"):
+        AudioFolder(folder, also_test={"wake": str(wake)}).prepare_data()
+
+
 def test_a_folder_that_is_trained_on_is_not_also_tested(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(UserError, match="also_test: 60 of the 60 recordings of 'again' are in path too"):
