@@ -1,6 +1,6 @@
 """Text to phones: the mapping, the fallback, the user's own pronunciations, and what is refused."""
 
-import builtins
+import importlib.util
 import json
 import pickle
 import time
@@ -163,14 +163,8 @@ def test_common_words_are_plain_pronounceable_and_by_frequency() -> None:
 
 
 def test_the_word_list_names_its_extra_when_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: object, **kwargs: object) -> object:
-        if name == "wordfreq":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wordfreq" else real(name))
     with pytest.raises(UserError, match=r"\.\[demo\]"):
         common_words(3)
 
