@@ -106,6 +106,7 @@ def test_a_record_of_a_newer_version_is_refused(tmp_path: Path, capsys: pytest.C
 def test_all_scorers_of_a_model_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     names = ("", "dsp_", "unseen_words/", "unseen_words/dsp_")
     metrics = {f"test/{name}auc_hard": metric(0.9 - i / 100, 0.8, 0.95) for i, name in enumerate(names)}
+    metrics["test/wake_words/auc_hard"] = metric(float("nan"))
     metrics |= {f"test/{name}auc_hard_w1": metric(0.7) for name in names}
     make(tmp_path, metrics=metrics, headline=["test/auc_hard"])
     assert main(["show"]) == 0
@@ -113,3 +114,4 @@ def test_all_scorers_of_a_model_stand_side_by_side(tmp_path: Path, capsys: pytes
     rows = [words[:2] for line in lines if len(words := line.split()) == 4 and words[2] == "[.800"]
     assert rows == [["shipped", "0.900"], ["dsp", "0.890"], ["shipped", "0.880"], ["dsp", "0.870"]]
     assert [line.strip() for line in lines].index("unseen_words") > lines.index(next(x for x in lines if "0.890" in x))
+    assert ["shipped", "-"] in [line.split() for line in lines]  # a set of one class

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +16,7 @@ from lightsleeper.tracking.runs import runs_root
 
 METRICS_SHOWN = 12  # about half a screen; `show --all` has the rest
 INTERVALS_SHOWN = 2  # columns of the table of scorers that have room for their intervals in 80 characters
+INTERVAL_WIDTH = len("0.934 [.921 1.000]")
 
 
 def page(record: Record, folder: Path, everything: bool = False) -> list[RenderableType]:
@@ -32,7 +34,7 @@ def page(record: Record, folder: Path, everything: bool = False) -> list[Rendera
     return [table] if scores is None else [table, scores]
 
 
-def scorers(record: Record) -> Table | None:
+def scorers(record: Record) -> Group | None:
     """The headline metrics of every scorer and test set of one model; None where there is one scorer only."""
     columns = [name.removeprefix("test/") for name in record.headline if name.startswith("test/")]
     found: dict[str, dict[str, dict[str, Measured]]] = {}
@@ -46,24 +48,25 @@ def scorers(record: Record) -> Table | None:
     return score_table(found, columns) if sum(map(len, found.values())) > 1 else None
 
 
-def score_table(sets: Mapping[str, Mapping[str, Mapping[str, Measured]]], columns: Sequence[str]) -> Table:
+def score_table(sets: Mapping[str, Mapping[str, Mapping[str, Measured]]], columns: Sequence[str]) -> Group:
     """Values by test set, scorer and metric: a row a scorer, intervals where 80 characters have room for them."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for title in ("", *columns):
-        table.add_column(escape(title))
-    for name, rows in sets.items():
-        if name:
-            table.add_section()
-            table.add_row(escape(name))
+    width = max((len(scorer) for rows in sets.values() for scorer in rows), default=0)
+    tables = []
+    for name, rows in sets.items():  # a table each: the longest name of a set would widen the column of scorers
+        table = Table(box=box.SIMPLE_HEAD, title=escape(name), title_justify="left")
+        table.add_column("", min_width=width)
+        for index, column in enumerate(columns):
+            table.add_column(escape(column), min_width=INTERVAL_WIDTH if index < INTERVALS_SHOWN else None)
         for scorer, row in rows.items():
             cells = [compact(row.get(column), index < INTERVALS_SHOWN) for index, column in enumerate(columns)]
             table.add_row(*(escape(text) for text in (scorer, *cells)))
-    return table
+        tables.append(table)
+    return Group(*tables)
 
 
 def compact(value: Measured | None, interval: bool = True) -> str:
     """`0.934 [.921 .945]`: two such columns and two without interval fit a terminal of 80."""
-    if value is None or value["value"] is None:
+    if value is None or value["value"] is None or isnan(value["value"]):
         return "-"  # one class only: no positives, or no negatives of this kind
     if not interval or value["low"] is None or value["high"] is None:
         return f"{value['value']:.3f}"
