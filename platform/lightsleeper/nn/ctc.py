@@ -2,7 +2,7 @@
 
 The score is the log-likelihood of the phones minus that of the unconstrained best path, per phone: 0 when the phones
 are what the encoder hears, falling with every phone that does not fit. Dividing by the entropy of the clip's frames
-instead was tried: 3 points of AUC more on hard synthetic pairs, 9 fewer on people (docs/results.md).
+instead was tried: 3 points of AUC more on hard synthetic pairs, 5 to 10 fewer on people (docs/results.md).
 """
 
 import torch
