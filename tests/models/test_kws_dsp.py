@@ -152,9 +152,10 @@ def test_a_missing_encoder_is_named(source: str) -> None:
         KeywordDSP(source)
 
 
-def test_the_exported_graph_equals_the_batched_score() -> None:
+@pytest.mark.parametrize("pooling", ["mean", "worst"])
+def test_the_exported_graph_equals_the_batched_score(pooling: str) -> None:
     for token in ("word", "phone"):
-        model = _model(token=token, audio_features="hidden+phones").eval()
+        model = _model(token=token, audio_features="hidden+phones", pooling=pooling).eval()
         detector = model.export_spec()[0]
         for seed in range(4):
             inputs = detector.sample(seed)
@@ -172,3 +173,27 @@ def test_the_exported_graph_equals_the_batched_score() -> None:
             torch.testing.assert_close(score, expected["shipped"], atol=1e-4, rtol=1e-4)
             located = model.locate(batch)[0]
             assert cuts[0, : len(located)].tolist() == located.tolist()
+
+
+def test_one_wrong_token_of_many_decides_the_worst_but_hardly_moves_the_mean() -> None:
+    head = _model(token="phone", pooling="worst").head
+    right = torch.ones(1, 12)
+    wrong = right.clone()
+    wrong[0, 7] = 8.0
+    garbage = torch.cat([wrong, torch.full((1, 5), 1e3)], dim=1)  # padding may hold anything
+    count = torch.tensor([12])
+    assert head.pool(right, count).item() == pytest.approx(1.0)
+    worst = head.pool(wrong, count).item()
+    assert 7.5 < worst <= 8.0
+    assert head.pool(garbage, count).item() == pytest.approx(worst)
+    head.pooling = "mean"
+    assert head.pool(wrong, count).item() == pytest.approx(19 / 12)
+
+
+def test_the_worst_token_passes_its_gradient_to_that_token() -> None:
+    head = _model(token="phone", pooling="worst").head
+    distances = torch.tensor([[1.0, 6.0, 1.0, 9.0]], requires_grad=True)
+    head.pool(distances, torch.tensor([3])).sum().backward()
+    assert distances.grad is not None
+    assert distances.grad[0, 1] > 0.9
+    assert distances.grad[0, 3] == 0

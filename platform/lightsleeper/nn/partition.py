@@ -267,9 +267,8 @@ def _solve_chunk(
     slack = max(int((frames - counts).masked_fill(counts == 0, 0).max()), 0)
     alive = (counts[:, None] > torch.arange(most, device=counts.device)).sum(0).tolist()  # rows that have run k
 
-    best: list[
-        Tensor
-    ] = []  # best[k] (alive[k], ends): least total of runs 0..k, by the end of run k in k+1 .. k+1+slack
+    # best[k] (alive[k], ends): least total of runs 0..k, by the end of run k in k+1 .. k+1+slack
+    best: list[Tensor] = []
     for k in range(int(counts[0])):
         live = alive[k]
         ends = slice(k + 1, min(k + 2 + slack, positions))
