@@ -1,3 +1,8 @@
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +13,7 @@ from lightsleeper import recipe as recipes
 from lightsleeper.bench import overhead
 from lightsleeper.bench.overhead import Timing, summary
 from lightsleeper.errors import UserError
+from lightsleeper.stages.console import stoppable
 from tiny_family import tiny_recipe
 
 
@@ -70,3 +76,19 @@ def test_a_process_that_fails_is_told_with_its_last_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="the bare script failed with exit code 1: KeyError"):
         overhead._bare(tmp_path / "config.json", tmp_path)
+
+
+def test_a_stopped_benchmark_takes_its_process_with_it():
+    found: list[str] = []
+    code = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(60)"
+
+    def interrupt():
+        while not found:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt), stoppable():
+        overhead._timed([sys.executable, "-c", code], "pid", "the child", found)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(found[0].split()[1]), 0)

@@ -110,12 +110,16 @@ def _timed(command: list[str], mark: str, name: str, found: list[str] | None = N
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as child:
         assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith(mark) and (done_at is None or mark == FIT_DONE):
-                done_at = time.monotonic()  # of a run, the last such line: required steps fit before it
-                if found is not None:
-                    found.append(line)
-            last = line.strip() or last
+        try:
+            for line in child.stdout:
+                if line.startswith(mark) and (done_at is None or mark == FIT_DONE):
+                    done_at = time.monotonic()  # of a run, the last such line: required steps fit before it
+                    if found is not None:
+                        found.append(line)
+                last = line.strip() or last
+        except BaseException:  # stopped: a training must not outlive its measurement
+            child.terminate()
+            raise
     if child.returncode != 0 or done_at is None:
         raise UserError(f"{name} failed with exit code {child.returncode}: {last}")
     return began, done_at, time.monotonic()

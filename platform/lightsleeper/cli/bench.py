@@ -43,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from lightsleeper.deploy.benchmark import machine_lock
+    from lightsleeper.stages.console import stoppable
 
-    with machine_lock():
+    with machine_lock(), stoppable():
         result = {"dsp": dsp, "loader": loader, "overhead": overhead}[args.what](args)
     if args.json:
         write_json(Path(args.json), result)
