@@ -22,8 +22,8 @@ def keyword_score(log_probs: Tensor, lengths: Tensor, phones: Tensor) -> Tensor:
     log_likelihood = -F.ctc_loss(
         log_probs.transpose(0, 1), phones, lengths, counts, blank=BLANK, reduction="none", zero_infinity=False
     )
-    real = torch.arange(log_probs.shape[1], device=log_probs.device) < lengths[:, None]
-    best = (log_probs.amax(-1) * real).sum(1)
+    time = torch.arange(log_probs.shape[1], device=log_probs.device)
+    best = (log_probs.amax(-1) * (time < lengths[:, None])).sum(1)
     return ((log_likelihood - best) / counts.clamp(min=1)).clamp(min=LOWEST)
 
 
