@@ -193,9 +193,9 @@ class TinyPrune(Compression):
     def settled(self, progress: float) -> bool:
         return progress >= 0.5
 
-    def finalize(self, module: Any) -> tuple[Any, None]:
+    def finalize(self, module: Any) -> Any:
         parametrize.remove_parametrizations(module.net[0], "weight")
-        return module, None
+        return module
 
     def report(self, module: Any) -> dict[str, float]:
         return {"compress/sparsity": float((module.net[0].weight == 0).float().mean())}

@@ -4,14 +4,18 @@ A method is pure functions of tensors in its own file; its callback only decides
 compose by phase, never by their place in a list: folding after clustering would turn 8 weight values into hundreds.
 """
 
+import copy
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
+
+from lightsleeper_callbacks.structure import Structure
 
 
 class Phase(IntEnum):
@@ -30,8 +34,8 @@ class Phase(IntEnum):
 class Compression(Callback):
     """Base of all compression callbacks.
 
-    A subclass sets ``phase`` and overrides ``prepare`` and ``finalize``, and ``step``, ``settled`` and ``report`` where
-    it has a schedule. What must survive a checkpoint goes through ``state_dict`` / ``load_state_dict``.
+    A subclass sets ``phase`` and overrides ``prepare`` and ``finalize``, and of the rest what it needs. What must
+    survive a checkpoint is a buffer of the module, or goes through ``state_dict`` / ``load_state_dict``.
 
     Example:
         class Halve(Compression):
@@ -42,10 +46,14 @@ class Compression(Callback):
 
             def finalize(self, module):
                 parametrize.remove_parametrizations(module.layer, "weight")
-                return module, None
+                return module
     """
 
     phase: ClassVar[Phase]
+    distributed: ClassVar[bool] = True
+    """Whether it works where every process holds the whole model (DDP)."""
+    sharded: ClassVar[bool] = False
+    """Whether it works where a process holds a part of each weight (FSDP, DeepSpeed)."""
     name: str = ""
     """Its name in the recipe: keeps the states of two callbacks of one class apart in a checkpoint."""
 
@@ -53,10 +61,34 @@ class Compression(Callback):
         if not isinstance(getattr(type(self), "phase", None), Phase):
             raise TypeError(f"{type(self).__name__} declares no phase; expected one of {', '.join(Phase.__members__)}")
         self._prepared: weakref.ref[nn.Module] | None = None
+        self.peers: Sequence[Compression] = (self,)
+        """All compression callbacks of the Trainer, itself among them, by phase."""
+
+    # What can be known before training.
+
+    def check(self, module: nn.Module, max_epochs: int | None = None) -> None:
+        """Raise ValueError for what cannot end well on ``module``: no such layer, a frozen one, a ramp too long.
+
+        ``module`` is as ``prepare`` will find it and stays as it is. ``max_epochs``: None is unknown.
+        """
+
+    def conflict(self, other: "Compression") -> str | None:
+        """Why this callback cannot work beside ``other``; None where it can. Asked of both."""
+        return None
+
+    def preview(self, module: nn.Module) -> nn.Module:
+        """``module``, a copy, with the structure that later phases will find."""
+        return module
+
+    # The life of a training.
 
     def prepare(self, module: nn.Module) -> None:
         """Wrap or initialise ``module`` in place, once, before its optimizer is built and its weights are restored."""
         raise NotImplementedError
+
+    def pending(self, module: nn.Module) -> bool:
+        """Whether it will change the structure during training: later phases are prepared only after that."""
+        return False
 
     def step(self, module: nn.Module, progress: float) -> None:
         """Act before a training batch; a pure function of ``progress``, the share of optimizer steps done, [0, 1)."""
@@ -65,12 +97,23 @@ class Compression(Callback):
         """Whether the schedule has reached its target: checkpoints compete only from there on."""
         return True
 
-    def finalize(self, module: nn.Module) -> tuple[nn.Module, dict[str, Any] | None]:
-        """Bake the result into plain weights; ``module`` is a copy that may be changed.
+    # The deliverable.
 
-        Returns the module and, where its structure changed, the JSON-able architecture that rebuilds it.
-        """
+    @property
+    def wants_statistics(self) -> bool:
+        """Whether batch-norm statistics have to be estimated again after ``finalize``."""
+        return False
+
+    def finalize(self, module: nn.Module) -> nn.Module:
+        """Bake the result into plain weights; ``module`` is a copy that may be changed. What it loses is measured."""
         raise NotImplementedError
+
+    def simplify(self, module: nn.Module) -> tuple[nn.Module, Structure]:
+        """Rebuild without what is no longer needed, after all ``finalize``; that the outputs stay equal is proved.
+
+        Returns the module and the layers that now differ from those its constructor makes.
+        """
+        return module, {}
 
     def report(self, module: nn.Module) -> dict[str, float]:
         """Facts as metrics, such as ``{"compress/sparsity": 0.8}``, of a prepared or a finalized module."""
@@ -80,26 +123,95 @@ class Compression(Callback):
     def state_key(self) -> str:
         return f"{type(self).__qualname__}:{self.name}" if self.name else type(self).__qualname__
 
-    def prepare_once(self, module: nn.Module) -> None:
-        """``prepare``, unless this callback has prepared this very module before."""
+    def prepare_once(self, module: nn.Module, max_epochs: int | None = None) -> None:
+        """``check`` and ``prepare``, unless this callback has prepared this very module before."""
         if self._prepared is None or self._prepared() is not module:
+            self.check(module, max_epochs)
             self.prepare(module)
             self._prepared = weakref.ref(module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Called for fit, validate and test alike. Only fit prepares: what is tested afterwards is the finalized model.
         if stage == "fit":
-            self.prepare_once(pl_module)
+            peers = compressions(trainer.callbacks)  # type: ignore[attr-defined]
+            check_together(peers)
+            check_strategy(peers, trainer.strategy)
+            prepare_in_order(peers, pl_module, trainer.max_epochs)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.step(pl_module, progress(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, value in self.report(pl_module).items():
+        for name, value in self.facts(pl_module).items():
             pl_module.log(name, value, sync_dist=False)
 
+    def facts(self, module: nn.Module) -> dict[str, float]:
+        """``report``, with the callback's name in the keys where another callback of its class reports too."""
+        found = self.report(module)
+        if self.name and sum(type(peer) is type(self) for peer in self.peers) > 1:
+            return {key.replace("compress/", f"compress/{self.name}/", 1): value for key, value in found.items()}
+        return found
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_prepared": None}  # a weak reference cannot be copied or sent to another process
+        # A weak reference cannot be copied or sent to another process, and the peers belong to a Trainer.
+        return {**self.__dict__, "_prepared": None, "peers": ()}
+
+
+def compressions(callbacks: Iterable[Callback]) -> list[Compression]:
+    """The compression callbacks among ``callbacks``, by phase."""
+    return [callback for callback in by_phase(callbacks) if isinstance(callback, Compression)]
+
+
+def by_phase(callbacks: Iterable[Callback]) -> list[Callback]:
+    """Compression callbacks first and in the order of their phases, the others behind them as they came."""
+    return sorted(callbacks, key=lambda callback: getattr(callback, "phase", len(Phase)))
+
+
+def prepare_in_order(callbacks: Iterable[Callback], module: nn.Module, max_epochs: int | None = None) -> None:
+    """Prepare ``module`` by phase, up to a callback that will change its structure during training.
+
+    That callback calls this again once it has.
+    """
+    peers = compressions(callbacks)
+    for callback in peers:
+        callback.peers = peers
+        callback.prepare_once(module, max_epochs)
+        if callback.pending(module):
+            break
+
+
+def check_together(callbacks: Iterable[Callback]) -> None:
+    """Raise ValueError naming two callbacks that cannot work together, and why."""
+    peers = compressions(callbacks)
+    for first in peers:
+        for second in peers:
+            if first is not second and (reason := first.conflict(second)):
+                raise ValueError(f"{_called(first)} cannot work beside {_called(second)}: {reason}")
+
+
+def check_alone(callbacks: Iterable[Callback], module: nn.Module, max_epochs: int | None = None) -> None:
+    """Let each callback ``check`` a copy of ``module`` as it will find it; raises ValueError."""
+    peers = compressions(callbacks)
+    if not peers:
+        return
+    module = copy.deepcopy(module)
+    for callback in peers:
+        try:
+            callback.check(module, max_epochs)
+        except ValueError as error:
+            raise ValueError(f"{_called(callback)}: {error}") from error
+        module = callback.preview(module)
+
+
+def check_strategy(callbacks: Iterable[Callback], strategy: Strategy) -> None:
+    """Raise ValueError naming a callback that cannot work under ``strategy``."""
+    if isinstance(strategy, SingleDeviceStrategy):
+        return
+    whole = isinstance(strategy, DDPStrategy)
+    for callback in compressions(callbacks):
+        if not (callback.distributed if whole else callback.sharded):
+            kind = "several processes" if whole else "weights in shards"
+            raise ValueError(f"{_called(callback)} does not work with {kind} ({type(strategy).__name__}).")
 
 
 def progress(trainer: Trainer) -> float:
@@ -108,6 +220,6 @@ def progress(trainer: Trainer) -> float:
     return 0.0 if total == float("inf") or total <= 0 else min(trainer.global_step / total, 1.0)
 
 
-def by_phase(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Compression callbacks first and in the order of their phases, the others behind them as they came."""
-    return sorted(callbacks, key=lambda callback: getattr(callback, "phase", len(Phase)))
+def _called(callback: Compression) -> str:
+    kind = type(callback).__name__
+    return f"'{callback.name}' ({kind})" if callback.name else kind

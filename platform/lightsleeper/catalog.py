@@ -12,6 +12,7 @@ DATA: dict[str, str] = {
     "LibriPhrase": "lightsleeper.data.libriphrase.LibriPhrase",
     "AudioFolder": "lightsleeper.data.audio_folder.AudioFolder",
 }
+COMPRESSIONS: dict[str, str] = {}
 CALLBACKS: dict[str, str] = {
     name: f"lightning.pytorch.callbacks.{name}"
     for name in (
@@ -26,7 +27,7 @@ CALLBACKS: dict[str, str] = {
         "EMAWeightAveraging",
     )
 }
-SHORT_NAMES: dict[str, str] = {**MODELS, **DATA, **CALLBACKS}
+SHORT_NAMES: dict[str, str] = {**MODELS, **DATA, **COMPRESSIONS, **CALLBACKS}
 _BY_PATH = {path: name for name, path in SHORT_NAMES.items()}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightsleeper_callbacks.base import Compression, by_phase, check_together
 
 from lightsleeper.config import RunConfig, TrackingConfig
 from lightsleeper.reader import Reader, as_plain
@@ -81,10 +82,18 @@ def check(recipe: Recipe, trust: bool = True) -> Config:
         (f"callbacks.{name}", spec, Callback) for name, spec in resolved["callbacks"].items()
     ]
     entries += [("data", resolved["data"], L.LightningDataModule), ("model", resolved["model"], L.LightningModule)]
-    for key, spec, base in entries:
-        if not any(references(spec)):
-            reader.object(key, spec, base)
+    built = {key: reader.object(key, spec, base) for key, spec, base in entries if not any(references(spec))}
+    callbacks = {key.partition(".")[2]: part for key, part in built.items() if key.startswith("callbacks.")}
+    reader.guard("callbacks", lambda: check_together(ordered(callbacks)))
     return resolved
+
+
+def ordered(named: dict[str, Callback]) -> list[Callback]:
+    """A recipe's callbacks in the order of their phases; compression callbacks learn their names."""
+    for name, callback in named.items():
+        if isinstance(callback, Compression):
+            callback.name = name
+    return by_phase(named.values())
 
 
 def find_class(name: str) -> type:

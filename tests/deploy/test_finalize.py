@@ -8,6 +8,7 @@ from lightsleeper.deploy import finalize as module
 from lightsleeper.deploy.finalize import finalize, load_model, save_model
 from lightsleeper.errors import UserError
 from lightsleeper_callbacks.base import Compression, Phase
+from lightsleeper_callbacks.structure import describe
 from safetensors.torch import load_file, save_file
 
 
@@ -22,7 +23,7 @@ class Scale(Compression):
 
     def finalize(self, module):
         module.frame.weight.data.mul_(self.factor).add_(self.offset)
-        return module, None
+        return module
 
     def report(self, module):
         return {"compress/zeros": float((module.frame.weight == 0).float().mean())}
@@ -33,10 +34,23 @@ class LateScale(Scale):
 
 
 class Widen(Compression):
-    phase = Phase.INITIALIZE
+    """Rebuilds a layer one row wider, which changes nothing, or with other weights, which does."""
+
+    phase = Phase.PRUNE
+
+    def __init__(self, exact: bool = True) -> None:
+        super().__init__()
+        self.exact = exact
 
     def finalize(self, module):
-        return type(module)(6), {"dim": 6}
+        return module
+
+    def simplify(self, module):
+        old = module.frame
+        module.frame = torch.nn.Linear(old.in_features, old.out_features, bias=old.bias is not None)
+        if self.exact:
+            module.frame.load_state_dict(old.state_dict())
+        return module, {"frame": describe(module.frame)}
 
 
 def test_the_trained_model_is_untouched_and_keeps_its_trainer(matcher):
@@ -79,11 +93,20 @@ def test_the_effect_of_a_lossy_step_is_measured(matcher):
     assert report["same"]["max_abs_diff"] == 0.0
 
 
-def test_a_changed_architecture_is_what_gets_saved(matcher, tmp_path):
+def test_rebuilt_layers_are_saved_and_rebuilt_again(matcher, tmp_path):
     final, report = finalize(matcher, {"narrow": Widen()})
+    assert report["narrow"]["exact_abs_diff"] == 0.0
+    assert final.structure["frame"]["type"] == "Linear"
+    # A layer of another size than the constructor gives: the description wins.
+    final.structure["phone"] = {"type": "Embedding", "args": {"num_embeddings": 3, "embedding_dim": 4}}
+    final.phone = torch.nn.Embedding(3, 4)
     save_model(final, tmp_path, {})
-    assert report["narrow"]["architecture"] == {"dim": 6}
-    assert load_model(tmp_path).phone.weight.shape[1] == 6
+    assert load_model(tmp_path).phone.weight.shape == (3, 4)
+
+
+def test_an_exact_step_that_is_none_fails(matcher):
+    with pytest.raises(UserError, match="'narrow' should leave the outputs as they are, but changed them by"):
+        finalize(matcher, {"narrow": Widen(exact=False)})
 
 
 def test_a_saved_model_loads_with_equal_weights_from_its_folder_and_from_the_run(matcher, tmp_path, pairs):

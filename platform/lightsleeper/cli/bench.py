@@ -1,4 +1,4 @@
-"""`lightning bench`: measure the partition kernel, the data loader, or what the platform costs."""
+"""`lightning bench`: measure a method's kernel, the data loader, or what the platform costs."""
 
 import argparse
 import sys
@@ -9,14 +9,21 @@ from lightsleeper.cli.sources import positive, write_json
 
 HELP = (
     "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
-    "training step), overhead (`lightning run` against a bare Lightning script)."
+    "training step), overhead (`lightning run` against a bare Lightning script); edkm, pdp, subclone, fold (a compression "
+    "method against its references)."
 )
+METHODS = {
+    "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
+    "pdp": "pruning: step overhead, accuracy against magnitude pruning",
+    "subclone": "weight subcloning: tokens and seconds to a loss against a random start, ablations",
+    "fold": "re-parameterisation: latency, activation bytes and equality, folded against branched and plain",
+}
 TARGET_LOADER = 0.05
 TARGET_OVERHEAD = 1.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="what", metavar="dsp|loader|overhead", required=True)
+    kinds = parser.add_subparsers(dest="what", metavar="dsp|loader|overhead|edkm|pdp|subclone|fold", required=True)
     dsp = kinds.add_parser("dsp", help="the batched partition: equality, speed, memory, latency")
     dsp.add_argument("--rows", type=positive, metavar="B", help="pairs in the batch, default 256")
     dsp.add_argument("--frames", type=positive, metavar="N", help="encoder frames a clip, default 50")
@@ -37,7 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as trainer.max_epochs=1"
         )
         kind.add_argument("--runs-dir", metavar="DIR", help="where runs lie; overhead: default a temporary folder")
-    for kind in (dsp, loader, overhead):
+    methods = []
+    for name, text in METHODS.items():
+        method = kinds.add_parser(name, help=text)
+        method.add_argument("--part", nargs="+", default=[], metavar="PART", help="only these parts; default all")
+        method.add_argument("--quick", action="store_true", help="small sizes: the equalities, and rough ratios")
+        method.add_argument("--seeds", type=positive, default=3, metavar="N", help="seeds of each training, default 3")
+        method.add_argument("--repeats", type=positive, metavar="R", help="timed calls")
+        method.add_argument("--threads", type=positive, metavar="N", help="torch threads, default one per core")
+        method.add_argument("--parent", metavar="MODEL", help="weights to start from: hub name or local folder")
+        method.add_argument("--out", metavar="DIR", help="one JSON a finished training, taken from there when run again")
+        methods.append(method)
+    for kind in (dsp, loader, overhead, *methods):
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
 
 
@@ -46,10 +64,17 @@ def main(args: argparse.Namespace) -> int:
     from lightsleeper.stages.console import stoppable
 
     with machine_lock(), stoppable():
-        result = {"dsp": dsp, "loader": loader, "overhead": overhead}[args.what](args)
+        result = {"dsp": dsp, "loader": loader, "overhead": overhead}.get(args.what, method)(args)
     if args.json:
         write_json(Path(args.json), result)
     return 0
+
+
+def method(args: argparse.Namespace) -> dict[str, Any]:
+    """`bench/<name>.py`: its ``run`` measures, prints and returns all numbers."""
+    from importlib import import_module
+
+    return import_module(f"lightsleeper.bench.{args.what}").run(args)
 
 
 def dsp(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,20 +1,21 @@
 """The deliverable as a torch model: compression baked in, on a copy; saved as safetensors and rebuilt from JSON.
 
-A model folder holds `model.safetensors` and `model.json` ({"class_path", "init_args", "weights_sha256", "meta"}): no
-pickle, and no file of the training run is needed to load it.
+A model folder holds `model.safetensors` and `model.json` ({"class_path", "init_args", "structure", "weights_sha256",
+"meta"}; structure: layers that compression has rebuilt): no pickle, and no file of the training run is needed to load it.
 """
 
-import copy
 import importlib
 import json
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback
 from lightsleeper_callbacks.base import Compression
+from lightsleeper_callbacks.finalize import NotExactError, detached_copy
+from lightsleeper_callbacks.finalize import finalize as compress
+from lightsleeper_callbacks.structure import rebuild
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 
@@ -22,20 +23,11 @@ from lightsleeper.deploy.files import replacing, sha256
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Family
 
+__all__ = ["detached_copy", "finalize", "load_model", "model_class", "model_folder", "read_description", "save_model"]
+
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "model.json"
 SAMPLES = 4  # inputs on which a compression step's effect is measured
-
-
-def detached_copy(model: Family) -> Family:
-    """A float32 CPU copy in eval mode that no longer knows its Trainer (a Trainer would be copied whole with it)."""
-    trainer, fabric = model._trainer, model._fabric
-    model._trainer = model._fabric = None
-    try:
-        copied = copy.deepcopy(model)
-    finally:
-        model._trainer, model._fabric = trainer, fabric
-    return copied.cpu().float().eval()
 
 
 @torch.inference_mode()
@@ -49,38 +41,31 @@ def _outputs(model: Family) -> list[torch.Tensor]:
     for seed in range(SAMPLES):
         outputs = graph.module(*graph.sample(seed).values())
         outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        found += [value.clone() for value in outputs if value.is_floating_point()]
+        found += [value for value in outputs if value.is_floating_point()]
     return found
 
 
-def _difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float | None:
-    pairs = [(a, b) for a, b in zip(before, after, strict=False) if a.shape == b.shape]
-    return max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=None)
+def finalize(
+    model: Family,
+    callbacks: Mapping[str, Callback],
+    batches: Callable[[], Iterable[Any]] | None = None,
+) -> tuple[Family, dict[str, Any]]:
+    """Bake every compression callback into plain weights, on a copy: lossy steps first, then the exact ones.
 
-
-def finalize(model: Family, callbacks: Mapping[str, Callback]) -> tuple[Family, dict[str, Any]]:
-    """Bake every compression callback into plain weights, in the order of their phases, on a copy.
-
-    Returns the copy (float32, CPU, eval) and a report per callback name: its phase, its facts (`compress/...`) and
-    ``max_abs_diff``, how far the step moved the headline graph's outputs (recorded, not judged: hardening and snapping
-    lose something by design). A step that changed the structure also reports the ``architecture`` that rebuilds it,
-    which the copy's ``architecture()`` returns from then on. ``model`` is not touched.
+    Returns the copy (float32, CPU, eval; the layers that were rebuilt are its ``structure``) and a report per callback
+    name: its phase, its facts (`compress/...`), how far its lossy step moved the headline graph's outputs
+    (``max_abs_diff``: recorded, not judged) and how far its exact one did. ``batches`` gives training batches for
+    batch-norm statistics. ``model`` is not touched. Raises UserError where an exact step was none.
     """
-    final = detached_copy(model)
-    report: dict[str, Any] = {}
-    compressions = {name: callback for name, callback in callbacks.items() if isinstance(callback, Compression)}
-    before = _outputs(final) if compressions else []
-    for name, callback in sorted(compressions.items(), key=lambda item: item[1].phase):
-        module, architecture = callback.finalize(final)
-        assert isinstance(module, Family), f"{type(callback).__name__}.finalize returned a {type(module).__name__}"
-        final = module.eval()
-        report[name] = {"phase": callback.phase.name.lower(), **callback.report(final)}
-        if architecture is not None:
-            final.architecture = partial(dict, architecture)  # type: ignore[method-assign]
-            report[name]["architecture"] = architecture
-        after = _outputs(final)
-        report[name]["max_abs_diff"] = _difference(before, after)
-        before = after
+    for name, callback in callbacks.items():
+        if isinstance(callback, Compression):
+            callback.name = name
+    try:
+        final, structure, report = compress(model, callbacks.values(), _outputs, batches)
+    except NotExactError as error:
+        raise UserError(f"callbacks: {error}.") from error
+    assert isinstance(final, Family), f"a compression callback returned a {type(final).__name__}"
+    final.structure = structure
     return final, report
 
 
@@ -106,6 +91,7 @@ def save_model(model: Family, folder: Path, meta: Mapping[str, Any]) -> Path:
     description = {
         "class_path": f"{type(model).__module__}.{type(model).__qualname__}",
         "init_args": model.architecture(),
+        "structure": model.structure,
         "meta": dict(meta),
     }
     json.dumps(description)  # fail before anything is written
@@ -133,7 +119,9 @@ def load_model(folder: str | Path) -> Family:
     family = model_class(description["class_path"])
     try:
         model = family(**description["init_args"])
-    except (TypeError, ValueError) as error:
+        model.structure = description.get("structure", {})
+        rebuild(model, model.structure)
+    except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / ARCHITECTURE}: {description['class_path']} cannot be built: {error}") from error
     try:
         safetensors_torch.load_model(model, str(weights), strict=True)

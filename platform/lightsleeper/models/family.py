@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+from lightsleeper_callbacks.structure import Structure
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -54,6 +55,8 @@ class Family(L.LightningModule):
         super().__init__()
         self.measured: dict[str, Measurement] = {}
         self.curves: dict[str, dict[str, list[float]]] = {}
+        self.structure: Structure = {}
+        """Layers that compression has rebuilt: what ``architecture`` alone would not give."""
 
     def architecture(self) -> dict[str, Any]:
         """JSON-able constructor arguments that rebuild this module without any other file."""
@@ -110,4 +113,6 @@ def read_model(source: str | Path, family: str, key: str) -> SavedModel:
     found = str(description["class_path"]).rpartition(".")[2]
     if found != family:
         raise UserError(f"{key}: '{source}' holds a {found}, expected a {family}")
+    if description.get("structure"):
+        raise UserError(f"{key}: layers of '{source}' were folded or narrowed by compression; take the run before that")
     return SavedModel(folder, description["init_args"])

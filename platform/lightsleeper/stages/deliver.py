@@ -4,6 +4,8 @@ A stage therefore gives the same result whether or not the process was killed an
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import RichProgressBar
-from lightsleeper_callbacks.base import Compression
+from lightsleeper_callbacks.base import Phase, compressions, prepare_in_order
 
 from lightsleeper.deploy import benchmark as benchmarks
 from lightsleeper.deploy import export as exports
@@ -21,15 +23,16 @@ from lightsleeper.deploy.runtime import OnnxModel
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Family
-from lightsleeper.parsing import Parts
+from lightsleeper.parsing import Parts, ordered
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
-from lightsleeper.stages.fit import CHECKPOINTS, ordered
+from lightsleeper.stages.fit import CHECKPOINTS
 from lightsleeper.stages.precision import root_device
 from lightsleeper.tracking.record import Record
 
 EXPORT = "export"
 SCORED_ROWS = 32  # test rows scored with the exported file too, one by one: a second or two
+STATISTICS_BATCHES = 50  # for batch-norm statistics after a lossy step
 Fields = dict[str, Any]  # of the run record
 
 # Of the recipe's trainer settings, those that say where to compute; the others are about training.
@@ -47,11 +50,12 @@ def restore(parts: Parts, folder: Path) -> L.LightningModule:
     if path is None:
         return model
     checkpoint = load_checkpoint(path)
-    for callback in ordered(parts.callbacks):
-        if isinstance(callback, Compression):
-            callback.prepare_once(model)
-            if state := checkpoint.get("callbacks", {}).get(callback.state_key):
-                callback.load_state_dict(state)
+    # What an initialisation would give, the checkpoint overwrites.
+    kept = [c for c in compressions(ordered(parts.callbacks)) if c.phase is not Phase.INITIALIZE]
+    prepare_in_order(kept, model)
+    for callback in kept:
+        if state := checkpoint.get("callbacks", {}).get(callback.state_key):
+            callback.load_state_dict(state)
     model.configure_model()
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"])
@@ -62,7 +66,8 @@ def finalize(parts: Parts, folder: Path, record: Record) -> Fields:
     """Bake the compression in, calibrate on validation data, save `export/model.*`."""
     trained = restore(parts, folder)
     # The check stage has seen that it is one.
-    model, report = deliverables.finalize(cast(Family, trained.eval()), parts.callbacks)
+    training = partial(_training_batches, parts.data)
+    model, report = deliverables.finalize(cast(Family, trained.eval()), parts.callbacks, training)
     device = root_device(parts.trainer_args)
     with torch.no_grad():
         threshold = model.to(device).calibrate(_batches(parts.data, device))
@@ -118,7 +123,7 @@ def _compare_scores(model: Any, parts: Parts, path: Path) -> dict[str, Any] | No
     """Largest difference of scores between model and exported file on the first test batch; None for other data."""
     parts.data.prepare_data()
     parts.data.setup("test")
-    batch = next(iter(_first(parts.data.test_dataloader())), None)
+    batch = next(iter(_list(parts.data.test_dataloader())[0]), None)
     if not isinstance(batch, dict) or not {"audio", "audio_lengths", "phones", "words"} <= batch.keys():
         return None
     rows = {key: value[:SCORED_ROWS] for key, value in batch.items()}
@@ -126,15 +131,22 @@ def _compare_scores(model: Any, parts: Parts, path: Path) -> dict[str, Any] | No
         return parity.compare_scores(model.score, OnnxModel(path).score, [rows])
 
 
-def _first(loaders: Any) -> Any:
-    return loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+def _training_batches(data: L.LightningDataModule) -> Iterator[Any]:
+    """The first STATISTICS_BATCHES training batches, for batch-norm statistics."""
+    data.prepare_data()
+    data.setup("fit")
+    for loader in _list(data.train_dataloader()):
+        yield from islice(loader, STATISTICS_BATCHES)
+
+
+def _list(loaders: Any) -> list[Any]:
+    return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
 
 
 def _batches(data: L.LightningDataModule, device: torch.device) -> Iterator[Any]:
     data.prepare_data()
     data.setup("validate")
-    loaders = data.val_dataloader()
-    for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+    for loader in _list(data.val_dataloader()):
         if not isinstance(loader, Iterable):
             raise UserError(f"{type(data).__name__}.val_dataloader() gives {type(loader).__name__}, no data loader.")
         for batch in loader:

@@ -8,10 +8,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
-from lightsleeper_callbacks.base import Compression, by_phase
 
 from lightsleeper.errors import UserError
-from lightsleeper.parsing import Parts
+from lightsleeper.parsing import Parts, ordered
 from lightsleeper.stages.checkpoints import (
     BEST,
     LAST,
@@ -106,14 +105,6 @@ def _callbacks(parts: Parts, folder: Path, log: Log) -> list[Callback]:
     if parts.run.monitor is not None:
         callbacks.append(BestCheckpoint(folder / CHECKPOINTS, parts.run.monitor, parts.run.mode))
     return callbacks
-
-
-def ordered(named: dict[str, Callback]) -> list[Callback]:
-    """A recipe's callbacks in the order of their phases; compression callbacks learn their names."""
-    for name, callback in named.items():
-        if isinstance(callback, Compression):
-            callback.name = name
-    return by_phase(named.values())
 
 
 def _plugins(given: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightsleeper_callbacks.base import check_strategy
 
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
@@ -116,7 +117,7 @@ def check_settings(todo: Plan) -> None:
         for file_format in settings.formats:
             need_packages(FORMAT_PACKAGES[file_format], f"run.formats: {file_format}")
     check_model(parsing.find_class(todo.config["model"]["class_path"]), settings)
-    check_trainer(todo.config["trainer"])
+    check_trainer(todo)
     weights_and_biases.wanted_mode(TrackingConfig(**todo.config["tracking"]))
 
 
@@ -149,8 +150,9 @@ def check_model(family: type, settings: RunConfig) -> None:
             )
 
 
-def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Refuse what the Trainer refuses, such as a GPU that is not there; raises UserError."""
+def check_trainer(todo: Plan) -> None:
+    """Refuse what the Trainer refuses, such as a GPU that is not there, or a callback its strategy; raises UserError."""
+    settings, reader = todo.config["trainer"], todo.reader
     plain = {name: value for name, value in settings.items() if not isinstance(value, (dict, list))}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     logger = logging.getLogger("lightning.pytorch")
@@ -159,11 +161,17 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the fit says it again, into log.txt
-            L.Trainer(**{**plain, **quiet})
+            trainer = L.Trainer(**{**plain, **quiet})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     finally:
         logger.setLevel(level)
+    callbacks = {
+        name: reader.object(f"callbacks.{name}", spec, L.Callback)
+        for name, spec in todo.config["callbacks"].items()
+        if not any(recipes.references(spec))
+    }
+    reader.guard("callbacks", lambda: check_strategy(parsing.ordered(callbacks), trainer.strategy))
 
 
 def need_packages(packages: tuple[str, ...], who: str) -> None:

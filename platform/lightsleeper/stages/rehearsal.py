@@ -10,24 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
+from lightsleeper_callbacks.base import check_alone
 
 from lightsleeper import recipe as recipes
 from lightsleeper.deploy.finalize import ARCHITECTURE, WEIGHTS, save_model
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Family
+from lightsleeper.parsing import ordered
 
 if TYPE_CHECKING:
     from lightsleeper.stages.plan import Plan
 
 
 def rehearse(todo: "Plan", runs_dir: Path) -> None:
-    """Build the model of ``todo`` on stand-ins, and ask for its export graphs if they are wanted.
+    """Build the model of ``todo`` on stand-ins, show it to the compression callbacks, ask for its export graphs.
 
     Raises UserError with key and place, as the real thing would. The stand-ins and the random numbers drawn for them
     leave no trace.
     """
-    if not todo.steps and "export" not in todo.settings.stages:
+    if not todo.steps and "export" not in todo.settings.stages and not todo.config["callbacks"]:
         return  # `plan` has built it already
     # Weights are drawn on the CPU; saving the state of a GPU would start it.
     with isolate_rng(include_cuda=False), tempfile.TemporaryDirectory(prefix="lightsleeper-") as folder:
@@ -50,6 +53,13 @@ def _build(todo: "Plan", folder: Path, runs_dir: Path) -> L.LightningModule | No
     reader = todo.reader
     try:
         model = reader.object("model", recipes.substitute(spec, steps), L.LightningModule)
+        callbacks = {
+            name: reader.object(f"callbacks.{name}", callback, Callback)
+            for name, callback in todo.config["callbacks"].items()
+            if not any(recipes.references(callback))
+        }
+        epochs = todo.config["trainer"].get("max_epochs")
+        reader.guard("callbacks", lambda: check_alone(ordered(callbacks), model, epochs))
         if "export" in todo.settings.stages and isinstance(model, Family):
             reader.guard("model", model.export_spec)
     except UserError as error:

@@ -1,0 +1,14 @@
+"""When: pure functions of the share of a training that is done."""
+
+
+def ramp(progress: float, start: float, end: float) -> float:
+    """0 up to ``start``, rising linearly to 1 at ``end`` and 1 from there on; all are shares of the training."""
+    if progress >= end:
+        return 1.0
+    return max(0.0, (progress - start) / (end - start))
+
+
+def check_ramp(start: float, end: float) -> None:
+    """Raise ValueError unless 0 <= start <= end < 1: the weights need some training at their target."""
+    if not 0 <= start <= end < 1:
+        raise ValueError(f"start and end are shares of the training, 0 <= start <= end < 1; got {start} and {end}")
