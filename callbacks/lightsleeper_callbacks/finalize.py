@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightsleeper_callbacks.base import Compression, compressions
 from lightsleeper_callbacks.structure import Structure, rebuild
+from lightsleeper_callbacks.weights import own_class
 
 M = TypeVar("M", bound=nn.Module)
 Outputs = Callable[[Any], Sequence[Tensor]]
@@ -42,6 +43,8 @@ def detached_copy(module: M) -> M:
         copied = copy.deepcopy(module)
     finally:
         module.__dict__.update(kept)
+    for layer in copied.modules():
+        own_class(layer)
     return copied.cpu().float().eval()
 
 
@@ -109,7 +112,7 @@ def estimate_batch_norm(module: nn.Module, batches: Iterable[Any]) -> None:
                 if isinstance(module, LightningModule):
                     module.training_step(batch, index)
                 else:
-                    module(*batch if isinstance(batch, (tuple, list)) else batch)
+                    module(*_sequence(batch))
     finally:
         for layer, (momentum, training) in zip(norms, kept, strict=True):
             layer.momentum = momentum

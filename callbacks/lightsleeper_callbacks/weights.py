@@ -191,7 +191,20 @@ def detach(target: Target, transform: Transform, weight: Tensor) -> None:
         if len(chain) > 1:  # type: ignore[arg-type]
             del chain[[t is transform for t in chain].index(True)]  # type: ignore[arg-type, union-attr]
         else:
+            own_class(layer)
             parametrize.remove_parametrizations(layer, name, leave_parametrized=False)
+
+
+def own_class(layer: nn.Module) -> None:
+    """Give a parametrised layer a class of its own.
+
+    A copy shares the class that torch made for the first one, and removing a parametrisation takes the property away
+    from that class: from the layers of the model that was copied, too.
+    """
+    if parametrize.is_parametrized(layer):
+        kind = type(layer)
+        members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+        layer.__class__ = type(kind.__name__, kind.__bases__, members)
 
 
 def carried(module: nn.Module, kind: type[_T]) -> Iterator[tuple[Target, _T]]:
