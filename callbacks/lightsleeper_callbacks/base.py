@@ -125,10 +125,14 @@ class Compression(Callback):
 
     def prepare_once(self, module: nn.Module, max_epochs: int | None = None) -> None:
         """``check`` and ``prepare``, unless this callback has prepared this very module before."""
-        if self._prepared is None or self._prepared() is not module:
+        if not self.has_prepared(module):
             self.check(module, max_epochs)
             self.prepare(module)
             self._prepared = weakref.ref(module)
+
+    def has_prepared(self, module: nn.Module) -> bool:
+        """Whether this callback has prepared this very module."""
+        return self._prepared is not None and self._prepared() is module
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Called for fit, validate and test alike. Only fit prepares: what is tested afterwards is the finalized model.
@@ -139,11 +143,13 @@ class Compression(Callback):
             prepare_in_order(peers, pl_module, trainer.max_epochs)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.step(pl_module, progress(trainer))
+        if self.has_prepared(pl_module):  # not while an earlier phase is pending
+            self.step(pl_module, progress(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for name, value in self.facts(pl_module).items():
-            pl_module.log(name, value, sync_dist=False)
+        if self.has_prepared(pl_module):
+            for name, value in self.facts(pl_module).items():
+                pl_module.log(name, value, sync_dist=False)
 
     def facts(self, module: nn.Module) -> dict[str, float]:
         """``report``, with the callback's name in the keys where another callback of its class reports too."""
@@ -196,6 +202,7 @@ def check_alone(callbacks: Iterable[Callback], module: nn.Module, max_epochs: in
         return
     module = copy.deepcopy(module)
     for callback in peers:
+        callback.peers = peers
         try:
             callback.check(module, max_epochs)
         except ValueError as error:
