@@ -4,10 +4,16 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 Structure = dict[str, dict[str, Any]]
-"""Module path -> ``{"type": "Conv1d", "args": {...}}``: the torch.nn layer that stands there now."""
+"""Module path -> ``{"type": "Conv1d", "args": {...}}``: the torch.nn layer that stands there now; or
+``{"method": "fuse"}``: the module there has folded itself by this method."""
+
+FOLDS = ("reparameterize", "fuse", "switch_to_deploy")
+"""Methods without arguments by which modules fold themselves, in place or into what they return (MobileOne, timm,
+RepVGG)."""
 
 
 def describe(layer: nn.Module) -> dict[str, Any]:
@@ -41,11 +47,25 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     return kind(**arguments)
 
 
+def fold_itself(module: nn.Module, method: str) -> nn.Module:
+    """What ``module``, which may be changed, becomes by a method of FOLDS. Raises TypeError if that is no module."""
+    if method not in FOLDS:
+        raise TypeError(f"'{method}' is none of {', '.join(FOLDS)}")
+    with torch.no_grad():
+        result = getattr(module.eval(), method)()
+    if not isinstance(result, nn.Module | None):
+        raise TypeError(f"{type(module).__name__}.{method}() gives a {type(result).__name__}, no module")
+    return module if result is None else result
+
+
 def rebuild(module: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the layers of ``structure`` in their places, in place. Raises ValueError where there is no such place."""
     for path, description in structure.items():
         try:
             old = module.get_submodule(path)
-            module.set_submodule(path, build(description).train(old.training))
+            training = old.training
+            method = description.get("method")
+            new = build(description) if method is None else fold_itself(old, method)
+            module.set_submodule(path, new.train(training))
         except (AttributeError, TypeError) as error:
             raise ValueError(f"layer '{path}' cannot be rebuilt: {error}") from error
