@@ -47,14 +47,18 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     return kind(**arguments)
 
 
+class NoModuleError(TypeError):
+    """A method by the name of a fold gives something else than a module."""
+
+
 def fold_itself(module: nn.Module, method: str) -> nn.Module:
-    """What ``module``, which may be changed, becomes by a method of FOLDS. Raises TypeError if that is no module."""
+    """What ``module``, which may be changed, becomes by a method of FOLDS. Raises NoModuleError if that is no module."""
     if method not in FOLDS:
         raise TypeError(f"'{method}' is none of {', '.join(FOLDS)}")
     with torch.no_grad():
         result = getattr(module.eval(), method)()
     if not isinstance(result, nn.Module | None):
-        raise TypeError(f"{type(module).__name__}.{method}() gives a {type(result).__name__}, no module")
+        raise NoModuleError(f"{type(module).__name__}.{method}() gives a {type(result).__name__}, no module")
     return module if result is None else result
 
 
