@@ -178,7 +178,7 @@ def _fit(layer: nn.Module, norm: nn.Module) -> bool:
         return False
     if parametrize.is_parametrized(layer) or parametrize.is_parametrized(norm):
         return False
-    return layer.weight.shape[0] == norm.num_features
+    return next(layer.parameters()).shape[0] == norm.num_features  # the weight comes first
 
 
 def _observed(layer: nn.Module) -> bool:

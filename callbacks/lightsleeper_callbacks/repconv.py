@@ -9,14 +9,15 @@ computed in float64 on the CPU.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Size = tuple[int, ...]
-L = TypeVar("L", nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+L = TypeVar("L", bound=nn.Module)
 
 
 def fold_norm(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
@@ -38,37 +39,38 @@ def fold_norm(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Te
 
 def place(weight: Tensor, kernel: Size, first: Size) -> Tensor:
     """Weight (out, in, *small) among zeros in (out, in, *kernel), its first tap at ``first``."""
-    result = weight.new_zeros(*weight.shape[:2], *kernel)
-    taps = tuple(slice(start, start + size) for start, size in zip(first, weight.shape[2:], strict=True))
-    result[(slice(None), slice(None), *taps)] = weight
-    return result
+    ends = [(at, whole - at - k) for at, whole, k in zip(first, kernel, weight.shape[2:], strict=True)]
+    return F.pad(weight, [count for pair in reversed(ends) for count in pair])
 
 
 def delta(channels: int, groups: int, kernel: Size, tap: Size) -> Tensor:
     """The kernel (channels, channels / groups, *kernel), float64, that passes each channel on as it is at ``tap``."""
     weight = torch.zeros(channels, channels // groups, *kernel, dtype=torch.float64)
     out = torch.arange(channels)
-    weight[(out, out % (channels // groups), *tap)] = 1
+    at: Any = (out, out % (channels // groups), *tap)
+    weight[at] = 1
     return weight
 
 
 def with_weights(layer: L, weight: Tensor, bias: Tensor, trained: bool) -> L:
-    """A new layer like ``layer`` with these values in its type; draws no random numbers."""
+    """A new convolution or linear layer like ``layer`` with these values in its type; draws no random numbers."""
+    kind: Any = type(layer)
+    old: Any = layer
     if isinstance(layer, nn.Linear):
-        made: nn.Module = nn.Linear(layer.in_features, layer.out_features, device="meta")
+        made = kind(old.in_features, old.out_features, device="meta")
     else:
-        made = type(layer)(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
-            layer.groups, padding_mode=layer.padding_mode, device="meta",
-        )  # type: ignore[arg-type]  # fmt: skip
+        made = kind(
+            old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups,
+            padding_mode=old.padding_mode, device="meta",
+        )  # fmt: skip
     for name, value in (("weight", weight), ("bias", bias)):
-        setattr(made, name, nn.Parameter(value.to(layer.weight.device, layer.weight.dtype), requires_grad=trained))
-    return made.train(layer.training)  # type: ignore[return-value]
+        setattr(made, name, nn.Parameter(value.to(old.weight.device, old.weight.dtype), requires_grad=trained))
+    return made.train(layer.training)
 
 
 class _RepConv(nn.Module):
-    convolution: ClassVar[type[nn.Conv1d | nn.Conv2d]]
-    norm: ClassVar[type[_BatchNorm]]
+    convolution: ClassVar[Any]
+    norm: ClassVar[Any]
     dims: ClassVar[int]
 
     def __init__(
@@ -119,7 +121,7 @@ class _RepConv(nn.Module):
         padding = (0,) * self.dims if self.causal else tuple(k // 2 * dilation for k, dilation in reach)
         conv = self.convolution(
             self.in_channels, self.out_channels, kernel, self.stride, padding, self.dilation, self.groups, bias=False
-        )  # type: ignore[arg-type]
+        )
         return nn.Sequential(conv, self.norm(self.out_channels))
 
     def _first(self, kernel: Size) -> Size:
@@ -141,7 +143,8 @@ class _RepConv(nn.Module):
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias, float64, of the convolution that equals the sum of all branches in eval mode."""
         parts = []
-        for conv, norm in self.branches:  # type: ignore[misc]
+        branches: Any = self.branches
+        for conv, norm in branches:
             weight, bias = fold_norm(conv.weight, None, norm)
             parts.append((place(weight, self.kernel_size, self._first(conv.kernel_size)), bias))
         if self.skip is not None:
@@ -154,7 +157,7 @@ class _RepConv(nn.Module):
     def reparameterize(self) -> nn.Conv1d | nn.Conv2d:
         """The plain convolution, a new layer, that equals this one in eval mode; this one stays as it is."""
         trained = any(parameter.requires_grad for parameter in self.parameters())
-        whole = self.branches[0][0]  # type: ignore[index]
+        whole: Any = self.branches[0].get_submodule("0")
         return with_weights(whole, *self.folded(), trained).train(self.training)
 
     def extra_repr(self) -> str:

@@ -52,7 +52,7 @@ class NoModuleError(TypeError):
 
 
 def fold_itself(module: nn.Module, method: str) -> nn.Module:
-    """What ``module``, which may be changed, becomes by a method of FOLDS. Raises NoModuleError if that is no module."""
+    """What ``module``, which may be changed, becomes by a method of FOLDS; raises NoModuleError where that is none."""
     if method not in FOLDS:
         raise TypeError(f"'{method}' is none of {', '.join(FOLDS)}")
     with torch.no_grad():

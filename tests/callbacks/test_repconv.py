@@ -32,7 +32,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def distance(first: Tensor, second: Tensor) -> float:
     assert first.shape == second.shape
-    return float((first - second).detach().abs().max() / max(1.0, float(first.abs().max())))
+    return float((first - second).detach().abs().max() / max(1.0, float(first.detach().abs().max())))
 
 
 # 1
