@@ -46,37 +46,28 @@ class _BlockStream:
         return self.block.norm(x + 0.5 * self.block.second(x))
 
 
-class EncoderStream:
-    """Feed audio chunks of any size; get the encoder frames that have become final.
+class FeatureStream:
+    """The front end as a stream. Raises ValueError for ``normalize="clip"``."""
 
-    Raises ValueError when the encoder needs the whole clip: unlimited attention or ``normalize="clip"``.
-    """
-
-    def __init__(self, frontend: LogMel, encoder: Conformer) -> None:
-        if None in encoder.context_frames():
-            raise ValueError("streaming needs past_frames and future_frames; the encoder attends to the whole clip")
+    def __init__(self, frontend: LogMel) -> None:
         if frontend.normalize == "clip":
             raise ValueError("streaming needs normalize: running or none; 'clip' subtracts the whole clip's mean")
-        self.frontend, self.encoder = frontend, encoder
-        self.blocks = [_BlockStream(block) for block in encoder.blocks]  # type: ignore[arg-type]
+        self.frontend = frontend
         self.samples: Tensor = torch.zeros(1, 0)
-        self.features: Tensor = torch.zeros(1, 0, frontend.n_mels)
         self.mel_sum = torch.zeros(1, 1, frontend.n_mels)
         self.power_sum = torch.zeros(1, 1, 1)
         self.mel_count = 0
 
     @torch.no_grad()
-    def push(self, audio: Tensor, final: bool = False) -> Tensor:
-        """Audio (samples,) to new encoder frames (n, d); ``final`` flushes the look-ahead at the end of the stream."""
+    def push(self, audio: Tensor) -> Tensor:
+        """Audio (samples,) to the features (1, n, mel) that have become complete."""
         self.samples = torch.cat([self.samples, audio.reshape(1, -1)], dim=1)
         frames = int(self.frontend.frames(torch.tensor(self.samples.shape[1])))
-        if frames:
-            self.features = torch.cat([self.features, self._center(self.frontend.power(self.samples))], dim=1)
-            self.samples = self.samples[:, frames * self.frontend.hop :]
-        hidden = self._subsample()
-        for block in self.blocks:
-            hidden = block.push(hidden, final)
-        return hidden[0]
+        if not frames:
+            return torch.zeros(1, 0, self.frontend.n_mels)
+        features = self._center(self.frontend.power(self.samples))
+        self.samples = self.samples[:, frames * self.frontend.hop :]
+        return features
 
     def _center(self, mel: Tensor) -> Tensor:
         """`LogMel.center` with the running sums carried over."""
@@ -91,6 +82,34 @@ class EncoderStream:
         prior = self.frontend.PRIOR_FRAMES
         return (mel - (total + prior * self.frontend.prior) / (count + prior)) * 0.33
 
+    def state_bytes(self) -> int:
+        """Bytes held between two calls."""
+        return sum(t.numel() * t.element_size() for t in (self.samples, self.mel_sum, self.power_sum))
+
+
+class EncoderStream:
+    """Feed audio chunks of any size; get the encoder frames that have become final.
+
+    Raises ValueError when the encoder needs the whole clip: unlimited attention or ``normalize="clip"``.
+    """
+
+    def __init__(self, frontend: LogMel, encoder: Conformer) -> None:
+        if None in encoder.context_frames():
+            raise ValueError("streaming needs past_frames and future_frames; the encoder attends to the whole clip")
+        self.encoder = encoder
+        self.log_mel = FeatureStream(frontend)
+        self.blocks = [_BlockStream(block) for block in encoder.blocks]  # type: ignore[arg-type]
+        self.features: Tensor = torch.zeros(1, 0, frontend.n_mels)
+
+    @torch.no_grad()
+    def push(self, audio: Tensor, final: bool = False) -> Tensor:
+        """Audio (samples,) to new encoder frames (n, d); ``final`` flushes the look-ahead at the end of the stream."""
+        self.features = torch.cat([self.features, self.log_mel.push(audio)], dim=1)
+        hidden = self._subsample()
+        for block in self.blocks:
+            hidden = block.push(hidden, final)
+        return hidden[0]
+
     def _subsample(self) -> Tensor:
         ready = ((self.features.shape[1] - 1) // 2 - 1) // 2
         if ready <= 0:
@@ -103,8 +122,7 @@ class EncoderStream:
     def state_bytes(self) -> int:
         """Bytes held between two calls."""
         kept = [w.kept for b in self.blocks for w in (b.attention, b.convolution) if w.kept is not None]
-        tensors = [self.samples, self.features, self.mel_sum, self.power_sum, *kept]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return self.log_mel.state_bytes() + sum(t.numel() * t.element_size() for t in [self.features, *kept])
 
 
 def bounded_state_bytes(frontend: LogMel, encoder: Conformer, chunk_frames: int = 1) -> int | None:
