@@ -57,7 +57,7 @@ def test_every_word_of_the_test_was_heard_in_training_and_no_unseen_one_in_any_s
 
 
 def test_twin_voices_stay_on_one_side() -> None:
-    voices = split_voices(SPEC)
+    voices = split_voices(SPEC.held_out_voices, SPEC.validation_voices, SPEC.seed)
     assert sorted(voice for part in voices.values() for voice in part) == sorted(VARIANTS)
     side = {voice: part for part, names in voices.items() for voice in names}
     for twins in (("steph", "steph2", "steph3"), ("iven", "iven2", "iven3", "iven4"), ("Mike", "mike2")):

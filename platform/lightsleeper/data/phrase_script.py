@@ -64,17 +64,17 @@ def split_vocabulary(spec: PhraseSpec) -> Vocabulary:
     return Vocabulary([word for word in words if lexicon.word(word) not in held_out], unseen)
 
 
-def split_voices(spec: PhraseSpec) -> dict[str, list[str]]:
+def split_voices(held_out: int, validation: int, seed: int) -> dict[str, list[str]]:
     """Voices of train, val and test. Twins that differ by a number (steph, steph2) stay on one side."""
     families: dict[str, list[str]] = {}
     for voice in VARIANTS:
         stem = voice.rstrip("0123456789").lower()
         families.setdefault(stem if len(stem) > 1 else voice, []).append(voice)  # m1..m8, f1..f5 are unlike each other
     names = sorted(families)
-    rng = np.random.default_rng([spec.seed, 11])
+    rng = np.random.default_rng([seed, 11])
     order = [families[names[i]] for i in rng.permutation(len(names))]
     taken: dict[str, list[str]] = {"test": [], "val": [], "train": []}
-    room = {"test": spec.held_out_voices, "val": spec.validation_voices, "train": len(VARIANTS)}
+    room = {"test": held_out, "val": validation, "train": len(VARIANTS)}
     for family in order:
         part = next(part for part in taken if len(taken[part]) + len(family) <= room[part])
         taken[part] += family
@@ -84,7 +84,7 @@ def split_voices(spec: PhraseSpec) -> dict[str, list[str]]:
 def write_script(spec: PhraseSpec) -> list[Line]:
     """Every clip of the corpus, part after part. The same spec gives the same script."""
     words = split_vocabulary(spec)
-    voices = split_voices(spec)
+    voices = split_voices(spec.held_out_voices, spec.validation_voices, spec.seed)
     seen_near = near_words(words.seen, NEIGHBOURS)
     pools = {"val": (words.seen, seen_near, spec.validation_episodes), "test": (words.seen, seen_near, spec.episodes)}
     if words.unseen:
@@ -103,7 +103,7 @@ def write_script(spec: PhraseSpec) -> list[Line]:
     rng = np.random.default_rng([spec.seed, 13])
     needed = {word for line in evaluation if line.part != "unseen_words" for word in line.text.split()}
     texts = _training_texts(spec, words.seen, reserved, needed, rng)
-    return [_line("train", text, _pick(voices["train"], rng), rng) for text in texts] + evaluation
+    return [draw_line("train", text, _pick(voices["train"], rng), rng) for text in texts] + evaluation
 
 
 def _families(
@@ -166,7 +166,7 @@ def _speak(part: str, families: Sequence[Sequence[str]], voices: Sequence[str], 
     for family in families:
         for member, text in enumerate(family):
             speakers = rng.permutation(len(voices))[: KEYWORD_VOICES if member == 0 else 1]
-            lines += [_line(part, text, voices[int(i)], rng) for i in speakers]
+            lines += [draw_line(part, text, voices[int(i)], rng) for i in speakers]
     return lines
 
 
@@ -200,7 +200,8 @@ def _training_texts(
     return [" ".join(phrase) for phrase in texts]
 
 
-def _line(part: str, text: str, voice: str, rng: np.random.Generator) -> Line:
+def draw_line(part: str, text: str, voice: str, rng: np.random.Generator) -> Line:
+    """A clip in a random accent, at a random rate and pitch."""
     return Line(
         part,
         text,
