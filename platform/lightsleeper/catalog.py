@@ -6,13 +6,17 @@ MODELS: dict[str, str] = {
     "PhonemeCTC": "lightsleeper.models.kws_encoder.PhonemeCTC",
     "KeywordDSP": "lightsleeper.models.kws_dsp.KeywordDSP",
     "KeywordCMCD": "lightsleeper.models.kws_cmcd.KeywordCMCD",
+    "SpokenWordCNN": "lightsleeper.models.small_cnn.SpokenWordCNN",
 }
 DATA: dict[str, str] = {
     "SpokenPhrases": "lightsleeper.data.spoken_phrases.SpokenPhrases",
+    "SpokenWords": "lightsleeper.data.spoken_words.SpokenWords",
     "LibriPhrase": "lightsleeper.data.libriphrase.LibriPhrase",
     "AudioFolder": "lightsleeper.data.audio_folder.AudioFolder",
 }
-COMPRESSIONS: dict[str, str] = {}
+COMPRESSIONS: dict[str, str] = {
+    "FoldOnExport": "lightsleeper_callbacks.fold.FoldOnExport",
+}
 CALLBACKS: dict[str, str] = {
     name: f"lightning.pytorch.callbacks.{name}"
     for name in (
