@@ -174,6 +174,7 @@ def attach(target: Target, transform: Transform) -> None:
     """Let every owner of the weight compute it through ``transform`` as well, after what is attached already."""
     transform.train(target.layer.training)
     for layer, weight in target.owners:
+        own_class(layer)
         parametrize.register_parametrization(layer, weight, transform, unsafe=True)  # shape and type stay
 
 
@@ -198,8 +199,8 @@ def detach(target: Target, transform: Transform, weight: Tensor) -> None:
 def own_class(layer: nn.Module) -> None:
     """Give a parametrised layer a class of its own.
 
-    A copy shares the class that torch made for the first one, and removing a parametrisation takes the property away
-    from that class: from the layers of the model that was copied, too.
+    A copy shares the class that torch made for the first one, and torch adds and deletes properties of that class: for
+    the layers of the model that was copied, too.
     """
     if parametrize.is_parametrized(layer):
         kind = type(layer)
