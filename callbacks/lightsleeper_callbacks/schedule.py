@@ -5,7 +5,7 @@ def ramp(progress: float, start: float, end: float) -> float:
     """0 up to ``start``, rising linearly to 1 at ``end`` and 1 from there on; all are shares of the training."""
     if progress >= end:
         return 1.0
-    return max(0.0, (progress - start) / (end - start))
+    return 0.0 if progress <= start else (progress - start) / (end - start)
 
 
 def check_ramp(start: float, end: float) -> None:
