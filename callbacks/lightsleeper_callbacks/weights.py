@@ -59,8 +59,9 @@ class Target:
 class Transform(nn.Module):
     """Base of parametrisations: a pure function of the weight and of buffers that only ``Compression.step`` changes.
 
-    The result is kept and used again while weight, mode and buffers stay the same: a tied weight, a layer that reads
-    its weight twice and a recomputed activation then all see, and pay for, one result. A backward pass frees it.
+    The result is kept and used again while weight, mode and buffers stay the same: a tied weight and a layer that reads
+    its weight twice see, and pay for, one result. A backward pass frees it. Where activations are checkpointed, every
+    use computes the same anew: the recomputation has to save as many tensors as the first pass did.
     Subclasses override ``soft`` (training) and ``hard`` (evaluation: the weight as it would ship) and call ``forget``
     after changing a buffer.
     """
@@ -78,6 +79,8 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def forward(self, weight: Tensor) -> Tensor:
+        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            return self.soft(weight) if self.training else self.hard(weight)
         mode = (weight._version if not weight.is_inference() else -1, self.training, torch.is_grad_enabled())
         if self._kept is not None and self._kept[0]() is weight and self._kept[1] == mode:
             return self._kept[2]
