@@ -36,7 +36,7 @@ class NotExactError(RuntimeError):
 
 def detached_copy(module: M) -> M:
     """A float32 CPU copy in eval mode that no longer knows its Trainer (which would be copied whole with it)."""
-    kept = {name: module.__dict__[name] for name in ("_trainer", "_fabric") if name in module.__dict__}
+    kept: dict[str, Any] = {name: value for name, value in vars(module).items() if name in ("_trainer", "_fabric")}
     for name in kept:
         module.__dict__[name] = None
     try:
@@ -66,7 +66,7 @@ def finalize(
     callback name: phase, facts, ``max_abs_diff`` of its lossy and ``exact_abs_diff`` of its exact step. Raises
     NotExactError where an exact step changed the outputs.
     """
-    final = detached_copy(module)
+    final: Any = detached_copy(module)
     peers = compressions(callbacks)
     read = outputs or _example_outputs
     report: dict[str, dict[str, Any]] = {_name(peer): {"phase": peer.phase.name.lower()} for peer in peers}

@@ -191,9 +191,9 @@ def detach(target: Target, transform: Transform, weight: Tensor) -> None:
     with torch.no_grad():
         target.original.copy_(weight)
     for layer, name in target.owners:
-        chain = layer.parametrizations[name]  # type: ignore[index, union-attr]
-        if len(chain) > 1:  # type: ignore[arg-type]
-            del chain[[t is transform for t in chain].index(True)]  # type: ignore[arg-type, union-attr]
+        chain: Any = _parametrizations(layer)[name]
+        if len(chain) > 1:
+            del chain[[t is transform for t in chain].index(True)]
         else:
             own_class(layer)
             parametrize.remove_parametrizations(layer, name, leave_parametrized=False)
@@ -226,12 +226,17 @@ def carried(module: nn.Module, kind: type[_T]) -> Iterator[tuple[Target, _T]]:
 def original(layer: nn.Module, weight: str) -> nn.Parameter:
     """The trained parameter of a layer, parametrised or not."""
     if parametrize.is_parametrized(layer, weight):
-        return layer.parametrizations[weight].original  # type: ignore[index, union-attr, return-value]
+        return _parametrizations(layer)[weight].original
     return getattr(layer, weight)
 
 
 def _chain(layer: nn.Module, weight: str) -> list[nn.Module]:
-    return list(layer.parametrizations[weight]) if parametrize.is_parametrized(layer, weight) else []  # type: ignore[index, arg-type]
+    return list(_parametrizations(layer)[weight]) if parametrize.is_parametrized(layer, weight) else []
+
+
+def _parametrizations(layer: nn.Module) -> Any:
+    """ModuleDict of the layer's ParametrizationLists, by name of the weight."""
+    return layer.parametrizations
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

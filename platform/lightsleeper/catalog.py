@@ -15,9 +15,12 @@ DATA: dict[str, str] = {
     "AudioFolder": "lightsleeper.data.audio_folder.AudioFolder",
 }
 COMPRESSIONS: dict[str, str] = {
+    "SubcloneInitialization": "lightsleeper_callbacks.subclone.SubcloneInitialization",
     "FoldOnExport": "lightsleeper_callbacks.fold.FoldOnExport",
+    "PDPMasking": "lightsleeper_callbacks.pdp.PDPMasking",
+    "MagnitudePruning": "lightsleeper_callbacks.magnitude.MagnitudePruning",
 }
-CALLBACKS: dict[str, str] = {
+CALLBACKS: dict[str, str] = COMPRESSIONS | {
     name: f"lightning.pytorch.callbacks.{name}"
     for name in (
         "BackboneFinetuning",
@@ -31,7 +34,7 @@ CALLBACKS: dict[str, str] = {
         "EMAWeightAveraging",
     )
 }
-SHORT_NAMES: dict[str, str] = {**MODELS, **DATA, **COMPRESSIONS, **CALLBACKS}
+SHORT_NAMES: dict[str, str] = {**MODELS, **DATA, **CALLBACKS}
 _BY_PATH = {path: name for name, path in SHORT_NAMES.items()}
 
 

@@ -84,13 +84,13 @@ def test_layers_of_transformers_are_found(gpt):
     assert find(gpt, ["*.c_fc"])[0].transposed
 
 
-@pytest.mark.parametrize(
-    ("patterns", "message"),
-    [(["bodi.0"], "did you mean 'body.0'"), (["Linaer"], "did you mean 'Linear'"), (["zzz"], "there are embed, body.0")],
-)
-def test_a_name_that_fits_nothing_is_refused_with_the_nearest(net, patterns, message):
+NEAREST = {"bodi.0": "did you mean 'body.0'", "Linaer": "did you mean 'Linear'", "zzz": "there are embed, body.0"}
+
+
+@pytest.mark.parametrize(("pattern", "message"), NEAREST.items())
+def test_a_name_that_fits_nothing_is_refused_with_the_nearest(net, pattern, message):
     with pytest.raises(ValueError, match=message):
-        find(net, patterns)
+        find(net, [pattern])
 
 
 def test_a_named_frozen_weight_is_refused_and_an_unnamed_one_left_out(net):

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.recordings import write_folder
 from lightsleeper.data.spoken_words import SpokenWords, WordSpec, fit, write_words
 from lightsleeper.errors import UserError
-from data.recordings import write_folder
 
 TINY = {"words": ["yes", "no", "stop"], "train_clips": 8, "validation_clips": 3, "test_clips": 4, "batch_size": 8}
 SPEC = WordSpec(("yes", "no"), 30, 5, 10, 18, 9, 0)

@@ -9,8 +9,8 @@ from lightsleeper.cli.sources import positive, write_json
 
 HELP = (
     "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
-    "training step), overhead (`lightning run` against a bare Lightning script); edkm, pdp, subclone, fold (a compression "
-    "method against its references)."
+    "training step), overhead (`lightning run` against a bare Lightning script); edkm, pdp, subclone, fold (a method "
+    "of compression against its references)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         method.add_argument("--repeats", type=positive, metavar="R", help="timed calls")
         method.add_argument("--threads", type=positive, metavar="N", help="torch threads, default one per core")
         method.add_argument("--parent", metavar="MODEL", help="weights to start from: hub name or local folder")
-        method.add_argument("--out", metavar="DIR", help="one JSON a finished training, taken from there when run again")
+        method.add_argument("--out", metavar="DIR", help="keeps one JSON a finished training, to go on from")
         methods.append(method)
     for kind in (dsp, loader, overhead, *methods):
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")

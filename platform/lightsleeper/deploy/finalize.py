@@ -1,7 +1,7 @@
 """The deliverable as a torch model: compression baked in, on a copy; saved as safetensors and rebuilt from JSON.
 
 A model folder holds `model.safetensors` and `model.json` ({"class_path", "init_args", "structure", "weights_sha256",
-"meta"}; structure: layers that compression has rebuilt): no pickle, and no file of the training run is needed to load it.
+"meta"}; structure: layers that compression has rebuilt): no pickle, and no file of the training run is needed to load.
 """
 
 import importlib

@@ -151,7 +151,7 @@ def check_model(family: type, settings: RunConfig) -> None:
 
 
 def check_trainer(todo: Plan) -> None:
-    """Refuse what the Trainer refuses, such as a GPU that is not there, or a callback its strategy; raises UserError."""
+    """Refuse what the Trainer refuses, as a GPU that is not there, and a callback its strategy; raises UserError."""
     settings, reader = todo.config["trainer"], todo.reader
     plain = {name: value for name, value in settings.items() if not isinstance(value, (dict, list))}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
