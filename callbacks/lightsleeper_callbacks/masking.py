@@ -118,7 +118,7 @@ class GroupMask(Budget, Transform):
         assert self.budget
         groups = masks.to_groups(weight, self.m, self.axis)
         t = masks.group_thresholds(groups, self.n)
-        result = masks.soft_weight(groups, t, self.tau, self.pruned / self.budget)
+        result = masks.soft_weight(groups.flatten(), t, self.tau, self.pruned / self.budget, self.m)
         return masks.from_groups(result, weight.shape, self.axis)
 
     def hard(self, weight: Tensor) -> Tensor:
@@ -129,4 +129,4 @@ class GroupMask(Budget, Transform):
 
     def mask(self, weight: Tensor) -> Tensor:
         groups = masks.to_groups(weight, self.m, self.axis)
-        return masks.soft_mask(groups, masks.group_thresholds(groups, self.n), self.tau)
+        return masks.soft_mask(groups, masks.group_thresholds(groups, self.n)[:, None], self.tau)

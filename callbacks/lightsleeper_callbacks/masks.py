@@ -46,24 +46,27 @@ def mask_of_squares(squares: Tensor, t: Tensor, tau: float | None = None) -> Ten
     return torch.sigmoid(squares * scale - offset)
 
 
-def soft_weight(weight: Tensor, t: Tensor, tau: float | None = None, share: float = 1.0) -> Tensor:
+def soft_weight(weight: Tensor, t: Tensor, tau: float | None = None, share: float = 1.0, group: int = 1) -> Tensor:
     """(4), m w, with the gradient (5), m + 2 w^2 / tau m (1 - m), in closed form: one tensor is saved for backward.
 
-    ``share`` blends towards the dense weight: (1 - share + share m) w. Computed in float32 at least, returned in the
-    type of ``weight``.
+    ``share`` blends towards the dense weight: (1 - share + share m) w. ``group``: ``weight`` is flat and each ``t`` is
+    for that many consecutive weights; otherwise ``t`` broadcasts. Computed in float32 at least, returned in the type of
+    ``weight``.
     """
-    return _SoftWeight.apply(weight, t.detach(), tau, share)
+    return _SoftWeight.apply(weight, t.detach(), tau, share, group)
 
 
 class _SoftWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, t: Tensor, tau: float | None, share: float) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, t: Tensor, tau: float | None, share: float, group: int) -> Tensor:
         exact = _exact(weight)
         if tau == 0:
-            mask = (exact.abs() >= t).to(exact.dtype)
+            mask = (exact.abs() >= (t if group == 1 else t.repeat_interleave(group))).to(exact.dtype)
             slope = mask  # magnitude pruning: a pruned weight gets no gradient
         else:
             scale, offset = _scaled(t.to(exact.dtype), tau)
+            if group > 1:
+                scale, offset = (x.repeat_interleave(group) if isinstance(x, Tensor) else x for x in (scale, offset))
             x = (exact * exact).mul_(scale)
             mask = (x - offset).sigmoid_()
             slope = torch.addcmul(mask, mask, mask, value=-1)  # m (1 - m)
@@ -77,9 +80,9 @@ class _SoftWeight(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return (gradient * slope).to(gradient.dtype), None, None, None
+        return (gradient * slope).to(gradient.dtype), None, None, None, None
 
 
 def hard_mask(magnitude: Tensor, pruned: int) -> Tensor:
@@ -142,25 +145,25 @@ def uniform_budgets(scores: Sequence[Tensor], sparsity: float, most: Sequence[in
     ]
 
 
-# N of M consecutive weights along the input axis. A group is a column: (M, groups) lets every step run on long rows.
+# N of M consecutive weights along the input axis.
 
 
 def to_groups(weight: Tensor, m: int, axis: int) -> Tensor:
-    """(M, groups), contiguous; the size of ``axis`` is a multiple of ``m``."""
-    return weight.movedim(axis, -1).reshape(-1, m).t().contiguous()
+    """(groups, M); a view where ``axis`` is the last. Its size is a multiple of ``m``."""
+    return weight.movedim(axis, -1).reshape(-1, m)
 
 
 def from_groups(groups: Tensor, shape: Sequence[int], axis: int) -> Tensor:
-    """Inverse of ``to_groups``."""
+    """Inverse of ``to_groups``, contiguous; ``groups`` may be flat."""
     axis %= len(shape)
     moved = [*shape[:axis], *shape[axis + 1 :], shape[axis]]
-    return groups.t().reshape(moved).movedim(-1, axis).contiguous()
+    return groups.reshape(moved).movedim(-1, axis).contiguous()
 
 
 def group_thresholds(groups: Tensor, n: int) -> Tensor:
-    """t of (2) for each group (M, groups): midway between its n-th and (n+1)-th largest magnitude; (groups,)."""
-    rows = list(_magnitude(groups))
-    for place in range(n):  # the largest rise to the front; a sort of short columns costs several times as much
+    """t of (2) for each group (groups, M): midway between its n-th and (n+1)-th largest magnitude; (groups,)."""
+    rows = list(_columns(groups))
+    for place in range(n):  # the largest rise to the front; a sort of short rows costs ten times as much
         for other in range(place + 1, len(rows)):
             larger = torch.maximum(rows[place], rows[other])
             torch.minimum(rows[place], rows[other], out=rows[other])
@@ -172,13 +175,18 @@ def group_thresholds(groups: Tensor, n: int) -> Tensor:
 
 
 def hard_group_mask(groups: Tensor, n: int) -> Tensor:
-    """True for the ``n`` largest magnitudes of each group (M, groups), exactly; of equal ones the earlier stay."""
-    rows = _magnitude(groups)
-    kept = torch.empty_like(rows, dtype=torch.bool)
+    """True for the ``n`` largest magnitudes of each group (groups, M), exactly; of equal ones the earlier stay."""
+    rows = _columns(groups)
+    kept = []
     for i, row in enumerate(rows):
-        before = (rows[:i] >= row).sum(0, dtype=torch.int32)
-        kept[i] = before + (rows[i + 1 :] > row).sum(0, dtype=torch.int32) < n
-    return kept
+        larger = (rows[:i] >= row).sum(0, dtype=torch.int32) + (rows[i + 1 :] > row).sum(0, dtype=torch.int32)
+        kept.append(larger < n)
+    return torch.stack(kept, 1)
+
+
+def _columns(groups: Tensor) -> Tensor:
+    """Magnitudes as (M, groups), a new tensor: each step runs on long contiguous rows."""
+    return torch.stack(_magnitude(groups).unbind(1))
 
 
 def softness(mask: Tensor) -> tuple[float, float]:
@@ -212,8 +220,12 @@ def _exact(weight: Tensor) -> Tensor:
     return weight if weight.dtype == torch.float64 else weight.float()
 
 
-def _scaled(t: Tensor, tau: float | None) -> tuple[Tensor, Tensor]:
+def _scaled(t: Tensor, tau: float | None) -> tuple[Tensor | float, Tensor | float]:
     """1 / tau and t^2 / tau."""
+    if t.dim() == 0 and t.device.type == "cpu":  # as numbers: a small layer spends more on each tensor than on its work
+        number = float(t) ** 2
+        factor = 1 / max(number * RELATIVE_TAU, _TINY) if tau is None else 1 / tau
+        return factor, number * factor
     square = t * t
-    scale = 1 / (square * RELATIVE_TAU).clamp_min(_TINY) if tau is None else torch.full_like(square, 1 / tau)
+    scale = 1 / tau if tau is not None else (square * RELATIVE_TAU).clamp_min(_TINY).reciprocal()
     return scale, square * scale

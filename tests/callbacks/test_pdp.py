@@ -96,6 +96,18 @@ def test_the_closed_gradient_is_that_of_autograd(tau: float | None, share: float
     assert torch.allclose(found, expected, atol=1e-6)
 
 
+@settings(deadline=None)
+@given(seeds, st.sampled_from([None, 1e-2, 0.0]), st.sampled_from([1.0, 0.4]))
+def test_thresholds_by_group_equal_thresholds_by_weight(seed: int, tau: float | None, share: float):
+    flat = draw(seed, 40)
+    t = masks.group_thresholds(flat.view(-1, 4), 2)
+    first, second = (flat.clone().requires_grad_() for _ in range(2))
+    short = masks.soft_weight(first, t, tau, share, group=4)
+    long = masks.soft_weight(second, t.repeat_interleave(4), tau, share)
+    assert torch.allclose(short, long)
+    assert torch.allclose(*(torch.autograd.grad(y.square().sum(), x)[0] for x, y in ((first, short), (second, long))))
+
+
 def test_half_precision_is_computed_in_single():
     weight = (0.05 * draw(2, 200)).bfloat16()
     t = masks.threshold(weight, 100)
@@ -173,14 +185,14 @@ def test_group_thresholds_and_masks_are_those_of_a_sort(seed: int, pattern: tupl
 
 def test_equal_magnitudes_leave_exactly_n():  # 11
     for value in (0.0, 1.0):
-        kept = masks.hard_group_mask(torch.full((4, 5), value), 2)
-        assert torch.equal(kept, torch.tensor([[True] * 5] * 2 + [[False] * 5] * 2))
+        kept = masks.hard_group_mask(torch.full((5, 4), value), 2)
+        assert torch.equal(kept, torch.tensor([[True, True, False, False]] * 5))
 
 
 def test_groups_of_a_convolution_run_along_its_input_channels():
     weight = draw(0, 3, 8, 2, 2)
     groups = masks.to_groups(weight, 4, 1)
-    assert torch.equal(groups[:, 0], weight[0, :4, 0, 0])
+    assert torch.equal(groups[0], weight[0, :4, 0, 0])
     assert torch.equal(masks.from_groups(groups, weight.shape, 1), weight)
 
 
