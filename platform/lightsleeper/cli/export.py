@@ -2,18 +2,19 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from lightsleeper.cli.sources import add_source, locate, positive
 
 HELP = (
-    "Export the finalized model of a run again: one ONNX file per graph, checked against the model on random inputs "
-    "before it gets its name. The run and its record stay as they are unless --out is its own export folder."
+    "Export the finalized model of a run again: one ONNX file per graph, packed weights, checked against the model "
+    "before they get their names. The run and its record stay as they are unless --out is its own export folder."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser, onnx=False)
-    parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="default: onnx")
+    parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx, packed; default: onnx")
     parser.add_argument("--out", metavar="DIR", help="folder to write to; default: ./export-<run id>")
     parser.add_argument("--parity-inputs", type=positive, default=64, metavar="N", help="inputs compared, default 64")
     parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")
@@ -35,11 +36,17 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(artifacts, indent=1))
         return 0
     for artifact in artifacts:
-        parity = artifact["parity"]
-        print(
-            f"{out / artifact['path']}: {artifact['bytes'] / 1000:.1f} kB "
-            f"({artifact['gzip_bytes'] / 1000:.1f} gzipped), "
-            f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs, "
-            f"{parity['max_scaled_diff']:.2g} of the value (accepted {parity['tolerance']:g})"
-        )
+        size = f"{artifact['bytes'] / 1000:.1f} kB ({artifact['gzip_bytes'] / 1000:.1f} gzipped)"
+        print(f"{out / artifact['path']}: {size}, {_proof(artifact)}")
     return 0
+
+
+def _proof(artifact: dict[str, Any]) -> str:
+    parity = artifact["parity"]
+    if artifact["format"] == "packed":
+        layouts = artifact["packed"]["clustered"].values()
+        return f"{len(layouts)} of {parity['tensors']} tensors as tables and indices, all weights equal"
+    return (
+        f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs, "
+        f"{parity['max_scaled_diff']:.2g} of the value (accepted {parity['tolerance']:g})"
+    )

@@ -45,7 +45,7 @@ def benchmark(
     threads: int | Sequence[int] | None = None,
     repeats: int = REPEATS,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Time every exported file in ``folder``; returns the artifacts with their ``latency`` rows, and the size entry.
+    """Time every ONNX file in ``folder``; returns the artifacts, those with ``latency`` rows, and the size entry.
 
     ``threads``: counts to time with, the first one is the headline; None is 1 and 2. Raises UserError when a file is
     missing or another benchmark holds the machine for longer than LOCK_WAIT_S.
@@ -55,11 +55,15 @@ def benchmark(
     timed: list[dict[str, Any]] = []
     with machine_lock():
         for artifact in artifacts:
+            if artifact["format"] != "onnx":
+                timed.append(dict(artifact))
+                continue
             path = Path(folder) / Path(artifact["path"]).name
             timed.append({**artifact, "latency": latencies(graphs[path.stem], path, counts, repeats)})
         headline = next(iter(graphs.values()))
         size = size_of(model, headline)
-        size["peak_memory_bytes"] = peak_memory(Path(folder) / f"{headline.name}.onnx", headline)
+        if any(artifact["format"] == "onnx" for artifact in artifacts):
+            size["peak_memory_bytes"] = peak_memory(Path(folder) / f"{headline.name}.onnx", headline)
     return timed, size
 
 

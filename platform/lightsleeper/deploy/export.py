@@ -1,4 +1,4 @@
-"""ONNX export: one self-contained file a graph, proved equal to the model before it gets its name.
+"""Export: one self-contained ONNX file a graph, and packed weights, proved equal to the model before they get a name.
 
 Uses torch's exporter on torch.export (dynamo). OPSET is the one its translations are written in: any other goes
 through a version converter.
@@ -21,19 +21,23 @@ from lightsleeper.models.family import ExportGraph, Family
 
 __all__ = ["FORMATS", "OPSET", "ParityError", "export"]
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "packed")
+PACKED = "packed.safetensors"
 OPSET = 18
 
 
 def export(model: Family, folder: Path, formats: Sequence[str], parity_inputs: int = 64) -> list[dict[str, Any]]:
-    """Write every graph of ``model.export_spec()`` to ``folder`` in each of ``formats``, headline graph first.
+    """Write ``model`` to ``folder`` in each of ``formats``: as ``onnx`` every graph of ``model.export_spec()``, the
+    headline graph first; as ``packed`` all weights in one file (see ``deploy.packed``), behind them.
 
     ``model`` is a finalized one (CPU, float32, eval). Returns the record's ``artifacts`` entries, paths relative to
     ``folder``. Raises ParityError when a file differs from the model, UserError for an unknown format, a graph that
     cannot be exported and a folder that cannot be written; a file that fails leaves an older one untouched.
     """
     check_formats(formats)
-    return [_export_onnx(graph, Path(folder), parity_inputs) for graph in model.export_spec() if "onnx" in formats]
+    folder = Path(folder)
+    artifacts = [_export_onnx(graph, folder, parity_inputs) for graph in model.export_spec() if "onnx" in formats]
+    return [*artifacts, _export_packed(model, folder)] if "packed" in formats else artifacts
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -60,6 +64,28 @@ def _export_onnx(graph: ExportGraph, folder: Path, parity_inputs: int) -> dict[s
         "bytes": path.stat().st_size,
         "gzip_bytes": gzip_bytes(path),
         "parity": parity,
+    }
+
+
+def _export_packed(model: Family, folder: Path) -> dict[str, Any]:
+    from lightsleeper.deploy import packed
+
+    path = folder / PACKED
+    with replacing(path) as temporary:
+        facts = packed.pack(model, temporary)
+        try:
+            packed.check_equal(temporary, model.state_dict())
+        except ValueError as error:
+            raise ParityError(f"{path.name}: {error}.") from error
+    return {
+        "format": "packed",
+        "precision": "palettized",
+        "path": path.name,
+        "sha256": sha256(path),
+        "bytes": path.stat().st_size,
+        "gzip_bytes": gzip_bytes(path),
+        "parity": {"max_abs_diff": 0.0, "tensors": len(model.state_dict())},  # every bit was compared
+        "packed": facts,
     }
 
 

@@ -28,7 +28,7 @@ from lightsleeper.tracking.runs import finished_with
 FREE_BYTES = 300 * 10**6
 """Least free space: the embedded corpus, a few checkpoints and the exported files take about a third of it."""
 
-FORMAT_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+FORMAT_PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "packed": ()}
 
 
 @dataclass

@@ -62,6 +62,8 @@ class Artifact(TypedDict, total=False):
     bytes: int
     gzip_bytes: int
     parity: dict[str, Any]
+    packed: dict[str, Any]
+    """What a packed file holds: `payload_bytes`, `clustered` tensors and their layouts, the `share` of bytes."""
     metrics: dict[str, Measured]
     latency: list[Latency]
 

@@ -1,0 +1,235 @@
+"""Clustered weights as a table and packed indices, all of a model in one safetensors file.
+
+What is clustered is read off the weights: any tensor that a table of at most 256 vectors describes in fewer bytes is
+stored that way, bit for bit, whatever method made it so; the rest as it is. A clustered tensor `x` becomes `x.codes`
+(uint8, indices of 1 to 8 bits one after the other, lowest bits first), `x.tables` (groups, entries, dim) and, where its
+groups do not divide into vectors, `x.tail`. The file's metadata holds as JSON how to put them together.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from lightsleeper_callbacks.layout import Layout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lightsleeper.deploy.files import replacing
+from lightsleeper.errors import UserError
+
+FORMAT = "lightsleeper.packed/1"
+DIMS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
+"""Lengths of vectors that are looked for."""
+SAMPLE = 4096
+M = TypeVar("M", bound=nn.Module)
+BITS_OF = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Palette(NamedTuple):
+    """A tensor as codes and tables."""
+
+    layout: Layout
+    codes: Tensor
+    """(vectors,) uint8, the groups one after the other."""
+    tables: Tensor
+    """(groups, 2**bits, dim)."""
+    tail: Tensor
+    """What fills no vector, the groups one after the other."""
+
+
+def pack(module: nn.Module, path: str | Path) -> dict[str, Any]:
+    """Write the state of ``module`` to ``path``.
+
+    Returns ``payload_bytes`` (without the header), ``clustered`` (name -> bits, dim, group_size) and the ``share`` of
+    the plain bytes that those are. Raises UserError when the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    clustered: dict[str, dict[str, Any]] = {}
+    shared: dict[str, str] = {}
+    names: dict[Any, str] = {}
+    total = packed = 0
+    for name, value in module.state_dict().items():
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else name
+        if names.setdefault(key, name) != name:
+            shared[name] = names[key]
+            continue
+        value = value.detach().cpu().contiguous()
+        total += value.numel() * value.element_size()
+        if (found := palette(value)) is None:
+            tensors[name] = value.clone()  # safetensors takes no views
+            continue
+        packed += value.numel() * value.element_size()
+        layout = found.layout
+        tensors |= {f"{name}.codes": pack_bits(found.codes, layout.bits), f"{name}.tables": found.tables}
+        if found.tail.numel():
+            tensors[f"{name}.tail"] = found.tail
+        clustered[name] = {"shape": list(value.shape), **layout._asdict()}
+    metadata = {"format": FORMAT, "clustered": json.dumps(clustered), "shared": json.dumps(shared)}
+    with replacing(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata)
+    payload = sum(value.numel() * value.element_size() for value in tensors.values())
+    return {"payload_bytes": payload, "clustered": clustered, "share": packed / max(total, 1)}
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a packed file, weights as they were. Raises UserError for any other file."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                named = metadata.get("format")
+                raise UserError(f"{path} is not a packed model: its format is {named!r}, not {FORMAT}.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        for name, entry in json.loads(metadata["clustered"]).items():
+            shape = entry.pop("shape")
+            codes, tables = tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.tables")
+            tensors[name] = unpalette(Layout(**entry), codes, tables, tensors.pop(f"{name}.tail", None), shape)
+        for name, source in json.loads(metadata["shared"]).items():
+            tensors[name] = tensors[source]
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise UserError(f"packed model {path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    return tensors
+
+
+def unpack(path: str | Path, module: M) -> M:
+    """Load a packed file into ``module`` (built as the packed one was), strictly; returns it.
+
+    Raises UserError for a file that cannot be read or does not fit.
+    """
+    try:
+        module.load_state_dict(read(path), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"packed model {path} does not fit {type(module).__name__}: {reason}") from error
+    return module
+
+
+def palette(weight: Tensor) -> Palette | None:
+    """The smallest description of a floating-point tensor by tables, exact bit for bit; None where none is smaller."""
+    if not weight.is_floating_point() or weight.dim() < 2 or not weight.numel():
+        return None
+    number = weight.element_size()
+    bits = weight.view(BITS_OF[number])  # as numbers, -0.0 is 0.0 and NaN is nothing
+    fitting = [(layout.stored_bytes(weight.shape, number), layout) for layout in _candidates(bits)]
+    if not fitting:
+        return None
+    size, layout = min(fitting, key=lambda entry: (entry[0], entry[1].dim))
+    return None if size >= weight.numel() * number else _encode(weight, layout)
+
+
+def _candidates(bits: Tensor) -> Iterator[Layout]:
+    """Layouts that describe integers of at least two axes, each with as few bits as it needs.
+
+    Groups of several output channels are looked for where a channel divides into vectors.
+    """
+    for transposed in (False, True):
+        rows = (bits.transpose(0, 1) if transposed else bits).flatten(1)
+        for dim in DIMS:
+            if transposed and dim == 1 and rows.shape[1] == 1:
+                continue
+            vectors = rows.reshape(-1)[: rows.numel() // dim * dim].view(-1, dim)
+            if len(vectors) < 2 or _varied(vectors):
+                continue
+            values, codes = _distinct(vectors)
+            if len(values) <= 256:
+                yield Layout(_bits(len(values)), dim, None, transposed)
+            if rows.shape[1] % dim == 0 and len(rows) * len(values) <= 1 << 26:
+                yield from _grouped(codes.view(len(rows), -1), len(values), dim, transposed)
+
+
+def _grouped(codes: Tensor, values: int, dim: int, transposed: bool) -> Iterator[Layout]:
+    """Groups of output channels, each with at most 256 of all vectors; ``codes`` (channels, vectors)."""
+    present = torch.zeros(len(codes), values, dtype=torch.bool).scatter_(1, codes, True)
+    for size in range(1, len(codes)):
+        if len(codes) % size and size & (size - 1) and len(codes) > 256:
+            continue  # of large layers only divisors and powers of two
+        groups = nn.functional.pad(present, (0, 0, 0, -len(codes) % size)).view(-1, size, values)
+        most = int(groups.any(1).sum(1).max())
+        if most <= 256:
+            yield Layout(_bits(most), dim, size, transposed)
+
+
+def _varied(vectors: Tensor) -> bool:
+    """Whether the first vectors, which few groups hold, are too many distinct ones for tables to pay."""
+    sample = vectors[:SAMPLE]
+    return len(_distinct(sample)[0]) > max(256, len(sample) // 2)
+
+
+def _distinct(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct rows (u, dim) of integers (n, dim), and the row of each."""
+    if vectors.shape[1] == 1:
+        values, codes = vectors[:, 0].unique(return_inverse=True)
+        return values[:, None], codes
+    return vectors.unique(dim=0, return_inverse=True)
+
+
+def _encode(weight: Tensor, layout: Layout) -> Palette:
+    """``weight`` by tables of a layout that fits it; unused entries are zero."""
+    codes, tables, tails = [], [], []
+    for flat in layout.split(weight):
+        size = len(flat) // layout.dim * layout.dim
+        values, found = _distinct(flat[:size].contiguous().view(BITS_OF[weight.element_size()]).view(-1, layout.dim))
+        table = flat.new_zeros(layout.entries, layout.dim)
+        table[: len(values)] = values.contiguous().view(weight.dtype)
+        codes.append(found.to(torch.uint8))
+        tables.append(table)
+        tails.append(flat[size:])
+    return Palette(layout, torch.cat(codes), torch.stack(tables), torch.cat(tails))
+
+
+def unpalette(layout: Layout, codes: Tensor, tables: Tensor, tail: Tensor | None, shape: list[int]) -> Tensor:
+    """The tensor of packed ``codes``. Raises ValueError where sizes do not fit."""
+    sizes = layout.sizes(shape)
+    counts, rests = [size // layout.dim for size in sizes], [size % layout.dim for size in sizes]
+    rest = tables.new_zeros(0) if tail is None else tail
+    if len(codes) != -(-sum(counts) * layout.bits // 8) or len(rest) != sum(rests):
+        raise ValueError(f"a tensor of shape {shape} has {len(codes)} bytes of codes and {len(rest)} left over")
+    parts = []
+    found = unpack_bits(codes, layout.bits, sum(counts)).split(counts)
+    for table, part, end in zip(tables, found, rest.split(rests), strict=True):
+        parts.append(torch.cat([table[part.long()].view(-1), end]))
+    return layout.join(parts, shape).clone()
+
+
+def pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """Codes (n,) uint8 below 2**bits as ceil(n bits / 8) bytes, lowest bits first; eight codes fill ``bits`` bytes."""
+    size = -(-len(codes) * bits // 8)
+    eights = nn.functional.pad(codes, (0, -len(codes) % 8)).view(-1, 8)
+    words = torch.zeros(len(eights), dtype=torch.int64)
+    for place in range(8):
+        words |= eights[:, place].long() << (place * bits)
+    return torch.stack([(words >> (8 * byte) & 255).to(torch.uint8) for byte in range(bits)], 1).view(-1)[:size].clone()
+
+
+def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The ``count`` codes (uint8) of ``pack_bits``."""
+    bytes_ = nn.functional.pad(packed, (0, -len(packed) % bits)).view(-1, bits)
+    words = torch.zeros(len(bytes_), dtype=torch.int64)
+    for place in range(bits):
+        words |= bytes_[:, place].long() << (8 * place)
+    codes = [(words >> (place * bits) & ((1 << bits) - 1)).to(torch.uint8) for place in range(8)]
+    return torch.stack(codes, 1).view(-1)[:count].clone()
+
+
+def _bits(entries: int) -> int:
+    return max(1, math.ceil(math.log2(entries)))
+
+
+def check_equal(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError naming a tensor that a packed file does not give back."""
+    found = read(path)
+    wrong = [name for name, value in state.items() if name not in found or not _same(found[name], value.cpu())]
+    if wrong or found.keys() != state.keys():
+        raise ValueError(f"{path.name} does not give back {', '.join(wrong[:3]) or 'the same tensors'}")
+
+
+def _same(found: Tensor, value: Tensor) -> bool:
+    """Whether two tensors are one bit for bit: a threshold not yet fitted is NaN, and NaN is equal to nothing."""
+    if found.dtype != value.dtype or not value.is_floating_point():
+        return torch.equal(found, value)
+    bits = BITS_OF[value.element_size()]
+    return torch.equal(found.contiguous().view(bits), value.contiguous().view(bits))
