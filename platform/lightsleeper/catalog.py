@@ -19,6 +19,7 @@ COMPRESSIONS: dict[str, str] = {
     "FoldOnExport": "lightsleeper_callbacks.fold.FoldOnExport",
     "PDPMasking": "lightsleeper_callbacks.pdp.PDPMasking",
     "MagnitudePruning": "lightsleeper_callbacks.magnitude.MagnitudePruning",
+    "EDKMClustering": "lightsleeper_callbacks.edkm.EDKMClustering",
 }
 CALLBACKS: dict[str, str] = COMPRESSIONS | {
     name: f"lightning.pytorch.callbacks.{name}"
