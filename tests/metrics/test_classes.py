@@ -2,31 +2,41 @@ import math
 
 import pytest
 import torch
-from lightsleeper.metrics.classes import class_accuracy
-
-CONFUSION = torch.tensor([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
-
-
-def test_accuracy_macro_accuracy_and_recall():
-    found = class_accuracy(CONFUSION, ["a", "b", "c"])
-    assert found["accuracy"].value == pytest.approx(13 / 20)
-    assert found["macro_accuracy"].value == pytest.approx((0.8 + 0.5) / 2)
-    assert found["recall_a"].value == pytest.approx(0.8)
-    assert math.isnan(found["recall_c"].value)
+from lightsleeper.metrics.classes import ClassMetrics
+from lightsleeper.metrics.resampling import draws
 
 
-def test_intervals_are_wilsons_and_within_zero_and_one():
-    found = class_accuracy(torch.tensor([[10, 0], [1, 9]]), ["a", "b"])
-    assert found["recall_a"].high == pytest.approx(1.0)
-    assert found["recall_a"].low == pytest.approx(0.7225, abs=1e-3)  # of 10 in 10
-    macro = found["macro_accuracy"]
-    assert 0.8 < macro.low < macro.value < macro.high <= 1
-    assert macro == class_accuracy(torch.tensor([[10, 0], [1, 9]]), ["a", "b"])["macro_accuracy"]
+def filled(predictions: list[int], labels: list[int], groups: list[int]) -> ClassMetrics:
+    metric = ClassMetrics()
+    rows = [torch.tensor(values) for values in (predictions, labels, groups)]
+    metric.update(torch.ones(len(labels)), *rows)
+    return metric
 
 
-def test_without_intervals_there_are_only_values():
-    assert {m.low for m in class_accuracy(CONFUSION, ["a", "b", "c"], intervals=False).values()} == {None}
+def test_macro_accuracy_weighs_classes_alike() -> None:
+    found = filled([0, 0, 0, 1, 0], [0, 0, 0, 1, 1], [0, 1, 2, 3, 4]).results("")
+    assert found["accuracy"].value == pytest.approx(4 / 5)
+    assert found["macro_accuracy"].value == pytest.approx((1 + 0.5) / 2)
+    assert found["loss"].value == 1
 
 
-def test_without_clips_all_is_nan():
-    assert all(math.isnan(m.value) for m in class_accuracy(torch.zeros(2, 2), ["a", "b"]).values())
+def test_intervals_come_from_whole_groups() -> None:
+    labels, groups = [0, 1] * 60, [row // 12 for row in range(120)]
+    right = [label if group < 5 else 1 - label for label, group in zip(labels, groups, strict=True)]
+    together = filled(right, labels, groups).results("")["accuracy"]
+    apart = filled(right, labels, list(range(120))).results("")["accuracy"]
+    assert together.value == apart.value == 0.5
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+    assert (together.n, apart.n) == (10, 120)
+
+
+def test_no_row_has_no_value() -> None:
+    assert math.isnan(ClassMetrics().results("")["accuracy"].value)
+
+
+def test_draws_are_whole_resamples_and_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = torch.cat(list(draws(7, 50, seed=3)))
+    assert drawn.shape == (50, 7)
+    assert (drawn.sum(1) == 7).all()
+    monkeypatch.setattr("lightsleeper.metrics.resampling._CHUNK", 70)
+    assert torch.equal(torch.cat(list(draws(7, 50, seed=3))), drawn)

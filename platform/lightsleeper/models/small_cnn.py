@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lightsleeper.errors import UserError
-from lightsleeper.metrics.classes import class_accuracy
+from lightsleeper.metrics.confusion import class_accuracy
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Batch, ExportGraph, Family
 from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
