@@ -1,4 +1,4 @@
-"""AdamW and its learning rate, as the keyword families train."""
+"""AdamW and its learning rate, as our families train."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -20,13 +20,22 @@ def scheduled_adamw(
     weight_decay: float,
     schedule: Schedule,
     warmup_steps: int,
+    decay: Literal["all", "matrices"] = "all",
 ) -> dict[str, Any]:
     """What `configure_optimizers` returns: AdamW over the trainable ``parameters``, its rate set before every step.
 
+    ``decay``: which parameters decay; with matrices, biases and the gains of norms do not.
     Fused where that can be: a step of 1.3 M parameters then takes 2.5 ms of a CPU instead of 14 (measured).
     """
+    trained = [p for p in parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if decay == "matrices":
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
     optimizer = torch.optim.AdamW(
-        [p for p in parameters if p.requires_grad],
+        [group for group in groups if group["params"]],
         lr,
         weight_decay=weight_decay,
         betas=(0.9, 0.98),
