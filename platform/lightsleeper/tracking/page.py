@@ -110,7 +110,8 @@ def _device(record: Record) -> list[tuple[str, str]]:
     if record.context:
         past, future, state = (record.context.get(key) for key in ("past_ms", "future_ms", "state_bytes"))
         held = "" if state is None else f", {byte_text(state)} of state"
-        rows.append(("context", f"{_ms(past)} back, {_ms(future)} ahead{held}"))
+        back = f"{tokens:.0f} tokens" if (tokens := record.context.get("past_tokens")) else _ms(past)
+        rows.append(("context", f"{back} back, {_ms(future)} ahead{held}"))
     return rows
 
 

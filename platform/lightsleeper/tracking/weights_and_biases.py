@@ -204,7 +204,7 @@ class WandbRun:
                 self._use(artifact)
 
     def finish(self, record: Record, folder: Path, exit_code: int) -> list[str]:
-        exported = {Path(item["path"]).name: folder / item["path"] for item in record.artifacts}
+        exported = {item["path"].removeprefix("export/"): folder / item["path"] for item in record.artifacts}
         paths = [*exported.values(), *(folder / "export" / name for name in MODEL_FILES)]
         limit_s = UPLOAD_S + sum(path.stat().st_size for path in paths if path.exists()) / UPLOAD_BYTES_PER_S
 
