@@ -202,6 +202,7 @@ def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """As HF_HUB_OFFLINE=1, which is read at import."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
 def real_corpus(monkeypatch: pytest.MonkeyPatch) -> None:

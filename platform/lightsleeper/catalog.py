@@ -7,12 +7,17 @@ MODELS: dict[str, str] = {
     "KeywordDSP": "lightsleeper.models.kws_dsp.KeywordDSP",
     "KeywordCMCD": "lightsleeper.models.kws_cmcd.KeywordCMCD",
     "SpokenWordCNN": "lightsleeper.models.small_cnn.SpokenWordCNN",
+    "CausalLM": "lightsleeper.models.causal_lm.CausalLM",
+    "Classifier": "lightsleeper.models.classifier.Classifier",
 }
 DATA: dict[str, str] = {
     "SpokenPhrases": "lightsleeper.data.spoken_phrases.SpokenPhrases",
     "SpokenWords": "lightsleeper.data.spoken_words.SpokenWords",
     "LibriPhrase": "lightsleeper.data.libriphrase.LibriPhrase",
     "AudioFolder": "lightsleeper.data.audio_folder.AudioFolder",
+    "LocalText": "lightsleeper.data.local_text.LocalText",
+    "LabelledText": "lightsleeper.data.classification.LabelledText",
+    "LabelledImages": "lightsleeper.data.classification.LabelledImages",
 }
 COMPRESSIONS: dict[str, str] = {
     "SubcloneInitialization": "lightsleeper_callbacks.subclone.SubcloneInitialization",

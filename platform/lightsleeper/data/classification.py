@@ -1,0 +1,474 @@
+"""Texts or images with a label: a Hugging Face dataset, a local folder, a table, or a built-in task for texts.
+
+Parts that the source does not have are drawn from its training rows by a hash: of the text, so that equal texts stay
+together, or of the row's number.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from lightsleeper.data.batch import BucketBatchSampler
+from lightsleeper.data.cache import content_hash
+from lightsleeper.data.documents import PARTS, read_files, standard_library
+from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset, open_processor, open_tokenizer
+from lightsleeper.data.seeds import run_seed
+from lightsleeper.data.statements import KINDS, statement_rows
+from lightsleeper.data.tokens import BYTE_TOKENS, END, byte_tokenizer
+from lightsleeper.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+STATEMENTS = {"train": 24_000, "val": 2_400, "test": 2_400}
+PAD = 0  # a byte that no text holds
+
+Labels = NDArray[np.int64]
+
+
+class Rows(Dataset):
+    """One part: its rows, the class (rows,) and the group (rows,) of each; rows of one group are not independent."""
+
+    def __init__(self, labels: Labels, groups: Labels) -> None:
+        self.labels, self.groups = labels, groups
+        self.lengths: NDArray[Any] = np.zeros(len(labels))
+        """By which a batch is put together."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, row: int) -> Tensor:
+        """What the model gets of one row."""
+        raise NotImplementedError
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"inputs": self.inputs(row), "labels": int(self.labels[row]), "groups": int(self.groups[row])}
+
+    def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        inputs = self.stack([item["inputs"] for item in items])
+        return inputs | {name: torch.tensor([item[name] for item in items]) for name in ("labels", "groups")}
+
+    def stack(self, inputs: list[Tensor]) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class TextRows(Rows):
+    """Texts as tokens."""
+
+    def __init__(self, tokens: Sequence[Sequence[int]], labels: Labels, groups: Labels, pad: int) -> None:
+        super().__init__(labels, groups)
+        self.tokens = [np.asarray(ids, np.int32) for ids in tokens]
+        self.lengths = np.array([len(ids) for ids in self.tokens])
+        self.pad = pad
+
+    def inputs(self, row: int) -> Tensor:
+        return torch.from_numpy(self.tokens[row].astype(np.int64))
+
+    def stack(self, inputs: list[Tensor]) -> dict[str, Tensor]:
+        lengths = torch.tensor([len(ids) for ids in inputs])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        padded = pad_sequence(inputs, batch_first=True, padding_value=self.pad)
+        return {"input_ids": padded, "attention_mask": mask.long()}
+
+
+class ImageRows(Rows):
+    """Images of a table, decoded when they are asked for."""
+
+    def __init__(self, table: Any, column: str, rows: Labels, labels: Labels, prepare: Any) -> None:
+        super().__init__(labels, np.arange(len(labels)))
+        self.table, self.column, self.rows, self.prepare = table, column, rows, prepare
+
+    def inputs(self, row: int) -> Tensor:
+        return self.prepare(self.table[int(self.rows[row])][self.column])
+
+    def stack(self, inputs: list[Tensor]) -> dict[str, Tensor]:
+        return {"pixel_values": torch.stack(inputs)}
+
+
+class _Labelled(L.LightningDataModule):
+    """What texts and images share: loaders, and what the record says."""
+
+    def __init__(
+        self, batch_size: int, eval_batch_size: int, val_fraction: float, test_fraction: float, workers: int
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("workers", workers, 0),
+        ):
+            if value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}.")
+        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+            if not 0 < share < 0.5:
+                raise UserError(f"{name} must lie between 0 and 0.5, got {share}.")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.workers = workers
+        self.seed: int | None = None
+        self.classes: list[str] = []
+        """Names of the classes; known after ``setup``."""
+        self._rows: dict[str, Rows] = {}
+
+    def _read(self) -> dict[str, Rows]:
+        """All parts; sets ``classes``."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        self._open()
+
+    def setup(self, stage: str | None = None) -> None:
+        self._open()
+
+    def _open(self) -> dict[str, Rows]:
+        if not self._rows:
+            self._rows = self._read()
+        return self._rows
+
+    def train_dataloader(self) -> DataLoader:
+        rows = self._open()["train"]
+        sampler = BucketBatchSampler(rows.lengths, self.batch_size, run_seed(self.seed))
+        keep = self.workers > 0
+        return DataLoader(
+            rows, batch_sampler=sampler, collate_fn=rows.collate, num_workers=self.workers, persistent_workers=keep
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation("test")
+
+    def _evaluation(self, part: str) -> DataLoader:
+        rows = self._open()[part]
+        return DataLoader(rows, self.eval_batch_size, collate_fn=rows.collate)
+
+    def summary(self) -> dict[str, Any]:
+        """What the record says of the data: identity and sizes."""
+        counts = {}
+        for part, rows in self._open().items():
+            of_class = np.bincount(rows.labels, minlength=len(self.classes)).tolist()
+            counts[part] = {"rows": len(rows), "groups": len(np.unique(rows.groups))}
+            counts[part] |= {f"of '{name}'": count for name, count in zip(self.classes, of_class, strict=True)}
+        return {"hash": self._hash(), "protocol": f"{len(self.classes)} classes", "counts": counts, "overlap": {}}
+
+    def _hash(self) -> str:
+        raise NotImplementedError
+
+
+class LabelledText(_Labelled):
+    """Texts to classify: a Hugging Face dataset, a folder of tables, a table, or the built-in task.
+
+    The built-in task (``dataset: null``): which kind of Python statement comes next, from the code before it; sources
+    of the standard library, split by file, eight kinds equally often (`data.statements`).
+
+    Batches: ``input_ids`` and ``attention_mask`` (B, T), ``labels`` and ``groups`` (B,).
+
+    Example::
+
+        data = LabelledText("reviews.csv", tokenizer="distilbert-base-uncased")
+
+    Raises:
+        UserError: an argument is out of range; a file, column or tokenizer is missing; there is too little text.
+    """
+
+    def __init__(
+        self,
+        dataset: str | None = None,
+        subset: str | None = None,
+        revision: str | None = None,
+        text_column: str = "text",
+        label_column: str = "label",
+        tokenizer: str | None = None,
+        max_length: int = 128,
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset: Hub name, folder of train/validation/test tables, table (csv, tsv, jsonl, json, parquet), or folder
+                of ``save_to_disk``. None: the built-in task.
+            subset: Configuration of the dataset.
+            revision: Branch, tag or commit of the dataset.
+            text_column: Column of the text.
+            label_column: Column of the label.
+            tokenizer: Hub name or local folder. None: a token is a byte, after one that stands for the whole text.
+            max_length: Tokens of a text at most; the rest is cut off. The built-in task shows as much code.
+            batch_size: Texts in a training batch, of similar length.
+            eval_batch_size: Texts in a batch of validation and test.
+            val_fraction: Share of the training rows used for validation, where there is no such split.
+            test_fraction: Share of the training rows used for the test, where there is none.
+            split_seed: Another seed draws other rows for them. The built-in task is split by file and has none.
+            workers: Processes that prepare training batches; 0 prepares them in the training process.
+            seed: Of the training order. None: the run's seed.
+        """
+        super().__init__(batch_size, eval_batch_size, val_fraction, test_fraction, workers)
+        if max_length < 8:
+            raise UserError(f"max_length must be at least 8, got {max_length}.")
+        self.dataset, self.subset, self.revision = dataset, subset, revision
+        self.text_column, self.label_column = text_column, label_column
+        self.tokenizer_name = tokenizer
+        self.max_length = max_length
+        self.split_seed = split_seed
+        self.seed = seed
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the longest text."""
+        return self.max_length
+
+    def check(self) -> None:
+        """Refuse files, a dataset or a tokenizer that are not there."""
+        check_dataset(self.dataset) if self.dataset is not None else standard_library()
+        self.vocab_size  # noqa: B018 - opens the tokenizer
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        return byte_tokenizer() if self.tokenizer_name is None else open_tokenizer(self.tokenizer_name)
+
+    @property
+    def vocab_size(self) -> int:
+        """Different tokens."""
+        return BYTE_TOKENS if self.tokenizer_name is None else len(self.tokenizer)
+
+    @property
+    def pad_token_id(self) -> int:
+        given = None if self.tokenizer_name is None else self.tokenizer.pad_token_id
+        return PAD if given is None else int(given)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer beside an exported model."""
+        self.tokenizer.save_pretrained(folder)
+
+    def _encode(self, texts: list[str]) -> list[Sequence[int]]:
+        if self.tokenizer_name is None:
+            return [[END, *text.encode()[: self.max_length - 1]] for text in texts]
+        return self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+
+    def _read(self) -> dict[str, Rows]:
+        if self.dataset is None:
+            fractions = (self.val_fraction, self.test_fraction)
+            built_in = statement_rows(read_files(standard_library()), self.max_length - 1, STATEMENTS, fractions)
+            texts = {part: [text for text, _, _ in rows] for part, rows in built_in.items()}
+            labels = {part: np.array([KINDS.index(kind) for _, kind, _ in rows]) for part, rows in built_in.items()}
+            groups = {part: np.unique([file for *_, file in rows], return_inverse=True)[1]
+                      for part, rows in built_in.items()}  # fmt: skip
+            self.classes = list(KINDS)
+        else:
+            tables = open_dataset(self.dataset, self.subset, self.revision)
+            for table in tables.values():
+                need_column(table, self.text_column, self.dataset)
+            self.classes, labels = read_labels(tables, self.label_column, self.dataset)
+            every = {
+                part: ["" if text is None else str(text) for text in table[self.text_column]]
+                for part, table in tables.items()
+            }
+            keys = {part: [hash_of(self.split_seed, text) for text in rows] for part, rows in every.items()}
+            chosen = parts_of(keys, labels, self.val_fraction, self.test_fraction)
+            texts = {part: [every[source][row] for row in rows] for part, (source, rows) in chosen.items()}
+            labels = {part: labels[source][rows] for part, (source, rows) in chosen.items()}
+            groups = {part: np.arange(len(rows)) for part, rows in texts.items()}
+        self._digests = {part: hash_of(*rows, *labels[part].tolist()) for part, rows in texts.items()}
+        return {
+            part: TextRows(self._encode(texts[part]), labels[part], groups[part], self.pad_token_id) for part in PARTS
+        }
+
+    def _hash(self) -> str:
+        return content_hash([self.classes, self._digests, self.tokenizer_name, self.max_length])
+
+
+class LabelledImages(_Labelled):
+    """Images to classify: a Hugging Face dataset, or a folder with one folder of images per class.
+
+    Batches: ``pixel_values`` (B, channels, height, width), ``labels`` and ``groups`` (B,).
+
+    Example::
+
+        data = LabelledImages("photographs", image_size=64)
+
+    Raises:
+        UserError: an argument is out of range; a folder, column or processor is missing; there are too few images.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        subset: str | None = None,
+        revision: str | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
+        processor: str | None = None,
+        image_size: int = 64,
+        channels: int = 3,
+        batch_size: int = 64,
+        eval_batch_size: int = 128,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        split_seed: int = 0,
+        workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        """
+        Args:
+            dataset: Hub name, or a folder: with one folder of images per class, these perhaps below train, validation
+                and test; or one of ``save_to_disk``.
+            subset: Configuration of the dataset.
+            revision: Branch, tag or commit of the dataset.
+            image_column: Column of the image.
+            label_column: Column of the label.
+            processor: Hub name or local folder of the image processor that a pre-trained model wants. None: the middle
+                square at ``image_size``, values from -1 to 1.
+            image_size: Height and width in pixels, without ``processor``.
+            channels: 3 is colour, 1 is grey, without ``processor``.
+            batch_size: Images in a training batch.
+            eval_batch_size: Images in a batch of validation and test.
+            val_fraction: Share of the training rows used for validation, where there is no such split.
+            test_fraction: Share of the training rows used for the test, where there is none.
+            split_seed: Another seed draws other rows for them.
+            workers: Processes that prepare training batches; 0 prepares them in the training process.
+            seed: Of the training order. None: the run's seed.
+        """
+        super().__init__(batch_size, eval_batch_size, val_fraction, test_fraction, workers)
+        if channels not in (1, 3):
+            raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}.")
+        if image_size < 1:
+            raise UserError(f"image_size must be at least 1, got {image_size}.")
+        self.dataset, self.subset, self.revision = dataset, subset, revision
+        self.image_column, self.label_column = image_column, label_column
+        self.processor = processor
+        self.image_size, self.channels = image_size, channels
+        self.split_seed = split_seed
+        self.seed = seed
+
+    def check(self) -> None:
+        """Refuse a folder or a processor that is not there."""
+        check_dataset(self.dataset)
+        self._prepare  # noqa: B018 - opens the processor
+
+    @cached_property
+    def _prepare(self) -> Any:
+        """PIL image to a tensor (channels, height, width)."""
+        if self.processor is None:
+            return SquareImage(self.image_size, self.channels)
+        return Processed(open_processor(self.processor))
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the image processor beside an exported model."""
+        if isinstance(self._prepare, Processed):
+            self._prepare.processor.save_pretrained(folder)
+
+    def _read(self) -> dict[str, Rows]:
+        from datasets import Image
+
+        tables = open_dataset(self.dataset, self.subset, self.revision)
+        for table in tables.values():
+            need_column(table, self.image_column, self.dataset)
+            if not isinstance(table.features[self.image_column], Image):
+                raise UserError(f"{self.dataset}: column '{self.image_column}' holds no images.")
+        self.classes, labels = read_labels(tables, self.label_column, self.dataset)
+        keys = {part: [hash_of(self.split_seed, row) for row in range(len(table))] for part, table in tables.items()}
+        chosen = parts_of(keys, labels, self.val_fraction, self.test_fraction)
+        self._digests = {part: hash_of(tables[source]._fingerprint, *rows) for part, (source, rows) in chosen.items()}
+        return {
+            part: ImageRows(tables[source], self.image_column, rows, labels[source][rows], self._prepare)
+            for part, (source, rows) in chosen.items()
+        }
+
+    def _hash(self) -> str:
+        return content_hash([self.classes, self._digests, self.processor, self.image_size, self.channels])
+
+
+class SquareImage:
+    """The middle square of an image, (channels, size, size) float32 in [-1, 1]."""
+
+    def __init__(self, size: int, channels: int) -> None:
+        self.size, self.mode = size, "RGB" if channels == 3 else "L"
+
+    def __call__(self, image: Any) -> Tensor:
+        from PIL import ImageOps
+
+        square = ImageOps.fit(image.convert(self.mode), (self.size, self.size))
+        pixels = torch.from_numpy(np.array(square, np.float32)).view(self.size, self.size, -1)
+        return pixels.permute(2, 0, 1).contiguous() / 127.5 - 1
+
+
+class Processed:
+    """An image as an image processor of transformers prepares it."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, image: Any) -> Tensor:
+        return self.processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+
+
+def hash_of(*values: Any) -> str:
+    return hashlib.sha256("\0".join(str(value) for value in values).encode()).hexdigest()
+
+
+def read_labels(tables: Mapping[str, Any], column: str, source: str) -> tuple[list[str], dict[str, Labels]]:
+    """Names of the classes, and by part the class of every row, -1 where it has none.
+
+    Raises UserError for a missing column and for fewer than two classes.
+    """
+    for table in tables.values():
+        need_column(table, column, source)
+    values = {part: table[column] for part, table in tables.items()}
+    names = list(getattr(tables["train"].features[column], "names", None) or ())
+    if names:
+        labels = {
+            part: np.array([-1 if v is None else v for v in column_], np.int64) for part, column_ in values.items()
+        }
+    else:
+        names = sorted({str(value) for column_ in values.values() for value in column_ if value is not None})
+        number = {name: index for index, name in enumerate(names)}
+        labels = {part: np.array([-1 if v is None else number[str(v)] for v in column_], np.int64)
+                  for part, column_ in values.items()}  # fmt: skip
+    if len(names) < 2:
+        raise UserError(f"{source}: column '{column}' holds {len(names)} class, at least two are needed.")
+    return names, labels
+
+
+def parts_of(
+    keys: Mapping[str, Sequence[str]], labels: Mapping[str, Labels], val_fraction: float, test_fraction: float
+) -> dict[str, tuple[str, Labels]]:
+    """By part the table and its rows: those of its own split, else a share of ``train`` by key. Rows have labels.
+
+    Equal keys of ``train`` stay together, first in the test, then in validation. Raises UserError for an empty part.
+    """
+    own = {part: np.flatnonzero(labels[part] >= 0) for part in keys}
+    chosen = {part: (part, rows) for part, rows in own.items() if len(rows)}
+    if "train" in chosen:
+        by_key: dict[str, list[int]] = {}
+        for row in own["train"].tolist():
+            by_key.setdefault(keys["train"][row], []).append(row)
+        ordered = sorted(by_key)
+        for part, fraction in (("test", test_fraction), ("val", val_fraction)):
+            if part not in chosen:
+                count = max(round(len(by_key) * fraction), 1)
+                chosen[part] = ("train", _rows(by_key, ordered[:count]))
+                ordered = ordered[count:]
+        chosen["train"] = ("train", _rows(by_key, ordered))
+    for part in PARTS:
+        if part not in chosen or not len(chosen[part][1]):
+            raise UserError("there are too few rows with a label for training, validation and test.")
+    return {part: chosen[part] for part in PARTS}
+
+
+def _rows(by_key: Mapping[str, list[int]], keys: Sequence[str]) -> Labels:
+    return np.array(sorted(row for key in keys for row in by_key[key]), np.int64)

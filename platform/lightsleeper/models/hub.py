@@ -1,0 +1,184 @@
+"""Networks of the transformers library: from the hub, a local folder, a GGUF file or a config; and back to a folder.
+
+Code from the hub is never run, and weights are float32 until `trainer.precision` says otherwise. A GGUF file is
+dequantised once and kept in the cache: transformers takes 18 s for 135 M parameters (measured), and a run builds its
+model several times.
+"""
+
+import dataclasses
+import inspect
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_model
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging as transformers_logging
+
+from lightsleeper.data.cache import cache_folder, content_hash, file_digest
+from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.models.family import SavedModel
+
+Auto = type[_BaseAutoModelClass]
+
+OLD_KEYS = ("rope_theta", "rope_scaling", "num_labels", "id2label", "label2id")  # read, but no fields of a config
+SAVED_BY = "transformers_version"
+
+
+def need_one(**sources: Any) -> None:
+    """Raise ValueError unless exactly one of the arguments is given."""
+    given = [name for name, value in sources.items() if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"give one of {', '.join(sources)}; got {' and '.join(given) or 'none'}")
+
+
+def pretrained(
+    auto: Auto, source: str, revision: str | None = None, gguf_file: str | None = None, **options: Any
+) -> PreTrainedModel:
+    """The network of a hub name or local folder, in training mode.
+
+    Raises UserError where there is none, where the hub cannot be reached, and for one that needs code of its own.
+    """
+    if gguf_file is not None:
+        source, revision = str(_dequantised(auto, Path(source), gguf_file)), None
+    with _quiet(), _told(auto, source):
+        network = auto.from_pretrained(
+            source, revision=revision or "main", trust_remote_code=False, dtype=torch.float32, **options
+        )
+    return network.train()
+
+
+def model_type(source: str, revision: str | None = None) -> str:
+    """What kind of network a hub name or local folder holds. Raises UserError."""
+    with _quiet(), _told(AutoConfig, source):
+        return AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False).model_type
+
+
+def created(auto: Auto, config: Mapping[str, Any]) -> PreTrainedModel:
+    """A network of random weights from the fields of a transformers config, ``model_type`` among them.
+
+    Raises UserError for an unknown type, a field that this type does not have, and sizes that do not go together.
+    """
+    settings = dict(config)
+    kind = settings.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise UserError(f"config.model_type: transformers has no '{kind}'.{_near(kind, CONFIG_MAPPING.keys())}")
+    if SAVED_BY not in settings:  # written by hand: transformers takes a misspelt field for an attribute of its own
+        known = {field.name for field in dataclasses.fields(CONFIG_MAPPING[kind])}
+        known |= {*(getattr(CONFIG_MAPPING[kind], "attribute_map", None) or ()), *OLD_KEYS}
+        for name in settings:
+            if name not in known:
+                raise UserError(f"config.{name}: a {kind} has no such field.{_near(name, known)}")
+    try:
+        with _quiet():
+            return auto.from_config(AutoConfig.for_model(kind, **settings), dtype=torch.float32)
+    except (StrictDataclassError, ValueError, TypeError, RuntimeError, ZeroDivisionError, AttributeError) as error:
+        raise UserError(f"config: no {kind} can be built of it: {_short(error)}") from error
+
+
+def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
+    """Every field of a config as JSON: what `created` needs to build the network again."""
+    fields = json.loads(json.dumps(config.to_dict()))  # numbers that are keys become text, as in a file
+    # Paths of this machine are not part of the architecture; the precision is the trainer's.
+    return {name: value for name, value in fields.items() if name not in ("_name_or_path", "dtype")}
+
+
+def load_weights(module: nn.Module, saved: SavedModel) -> None:
+    """Load the weights of a finished model, tied ones too, strictly. Raises UserError."""
+    path = saved.folder / "model.safetensors"
+    try:
+        load_model(module, str(path), strict=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read the weights '{path}': {error}") from error
+    except RuntimeError as error:
+        raise saved.misfit(error) from error
+
+
+def save(network: PreTrainedModel, folder: Path) -> None:
+    """Write ``folder`` for `from_pretrained`, and read it back: every tensor has to be the same."""
+    with _quiet():
+        network.save_pretrained(folder)
+        twin = type(network).from_pretrained(folder, dtype=torch.float32).state_dict()
+    for name, value in network.state_dict().items():
+        if name not in twin or not torch.equal(value, twin[name]):
+            raise UserError(f"{folder}: transformers reads another '{name}' than was written.")
+
+
+def takes(network: nn.Module, argument: str) -> bool:
+    """Whether the network's forward has an argument of this name."""
+    return argument in inspect.signature(network.forward).parameters
+
+
+def _dequantised(auto: Auto, folder: Path, file: str) -> Path:
+    """A folder in the cache with the float32 weights of a GGUF file."""
+    path = folder / file
+    if not path.is_file():
+        near = did_you_mean(file, (found.name for found in folder.glob("*.gguf"))) if folder.is_dir() else ""
+        raise UserError(f"gguf_file: {path} does not exist.{near}")
+    if find_spec("gguf") is None:
+        raise UserError("gguf_file needs gguf: pip install gguf")
+    from filelock import FileLock
+    from transformers import __version__
+
+    parent = cache_folder("gguf")
+    target = parent / content_hash({"sha256": file_digest(path), "transformers": __version__})
+    with FileLock(parent / f"{target.name}.lock"):
+        if not target.is_dir():
+            with _quiet(), _told(auto, str(folder)), tempfile.TemporaryDirectory(dir=parent) as temporary:
+                network = auto.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+                network.save_pretrained(Path(temporary) / "model")
+                shutil.move(Path(temporary) / "model", target)
+    return target
+
+
+@contextmanager
+def _told(auto: type, source: str) -> Iterator[None]:
+    """What transformers raises for a network that it cannot load, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot load '{source}': neither a local folder with a transformers model nor reachable on the hub. "
+            "Give a local folder, or a config."
+        ) from error
+    except (StrictDataclassError, ValueError, TypeError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        reason = (
+            "it needs code from the hub, which is never run" if "trust_remote_code" in str(error) else _short(error)
+        )
+        raise UserError(f"cannot load '{source}' as {auto.__name__.removeprefix('Auto')}: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers draws progress bars and warns of what is meant here (a fresh head, another task)."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _near(name: object, known: Any) -> str:
+    """The nearest name, where the list of all would be no help."""
+    text = did_you_mean(str(name), known)
+    return text if "Did you mean" in text else ""
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
