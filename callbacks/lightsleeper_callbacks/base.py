@@ -143,8 +143,11 @@ class Compression(Callback):
             prepare_in_order(peers, pl_module, trainer.max_epochs)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.has_prepared(pl_module):  # not while an earlier phase is pending
-            self.step(pl_module, progress(trainer))
+        first = next(callback for callback in trainer.callbacks if isinstance(callback, Compression))  # type: ignore[attr-defined]
+        if first is self:  # it speaks for all: clustering reads the masks of this step, whatever the list's order
+            for peer in self.peers:
+                if peer.has_prepared(pl_module):  # not while an earlier phase is pending
+                    peer.step(pl_module, progress(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.has_prepared(pl_module):

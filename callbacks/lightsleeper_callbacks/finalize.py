@@ -7,6 +7,7 @@ asks for them; then the exact steps (fold, remove channels), which have to leave
 import copy
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -170,16 +171,13 @@ ARCHITECTURE = "model.json"
 def save_compressed(module: nn.Module, folder: str | Path, structure: Structure | None = None) -> Path:
     """Write a finalized module: weights as safetensors and, as JSON, how to build the network again.
 
-    A LightningModule that called ``save_hyperparameters()`` is built from those; another one has to be given to
-    ``load_compressed``. Needs the safetensors package. Returns the folder.
+    A LightningModule that called ``save_hyperparameters()``, or whose constructor needs no argument, is built by
+    ``load_compressed``; another one has to be given to it. Needs the safetensors package. Returns the folder.
     """
     from safetensors.torch import save_model
 
     folder = Path(folder)
-    description: dict[str, Any] = {"structure": structure or {}}
-    if isinstance(module, LightningModule) and module.hparams:
-        kind = type(module)
-        description |= {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(module.hparams)}
+    description: dict[str, Any] = {"structure": structure or {}, **_constructor(module)}
     json.dumps(description)  # fail before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{WEIGHTS}.tmp"
@@ -190,6 +188,20 @@ def save_compressed(module: nn.Module, folder: str | Path, structure: Structure 
     temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     temporary.replace(folder / ARCHITECTURE)
     return folder
+
+
+def _constructor(module: nn.Module) -> dict[str, Any]:
+    """``class_path`` and ``init_args``, where plain values are known for all arguments that the class needs."""
+    kind = type(module)
+    arguments = dict(module.hparams) if isinstance(module, LightningModule) else {}
+    try:
+        inspect.signature(kind).bind(**arguments)
+        json.dumps(arguments)
+    except TypeError:
+        return {}
+    if "<locals>" in kind.__qualname__:
+        return {}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
 def load_compressed(folder: str | Path, module: nn.Module | None = None) -> nn.Module:
