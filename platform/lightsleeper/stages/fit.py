@@ -92,7 +92,8 @@ def fit(
         }
     )
     restore = str(last) if done.step else None
-    trainer.fit(parts.model, datamodule=parts.data, ckpt_path=restore, weights_only=True if restore else None)
+    trainer.ckpt_path = restore  # not given to fit, which knows it only after setup: too late to spare initialisations
+    trainer.fit(parts.model, datamodule=parts.data, weights_only=True if restore else None)
     if parts.run.monitor is not None and not (checkpoints / BEST).exists():
         log.say(f"warning: no epoch was judged by run.monitor '{parts.run.monitor}'; the last one ships")
 
