@@ -227,12 +227,13 @@ def resized(
     groups: int | None = None,
     hidden: int | None = None,
 ) -> "PreTrainedConfig":
-    """A config like ``config`` with other sizes, the head width kept.
+    """A config like ``config`` with smaller sizes, the head width kept.
 
     None: ``depth`` stays; ``width`` stays; ``heads`` and ``hidden`` follow the width; ``groups`` keeps the number of
     queries per key as near as it can from below. Raises ValueError for sizes that no model can have.
     """
     family, old = family_of(config), Sizes.of(config)
+    _check_smaller(old, {"width": width, "depth": depth, "heads": heads, "groups": groups, "hidden": hidden})
     width = width or old.width
     if heads is None:
         if old.heads * width % old.width:
@@ -278,11 +279,7 @@ def check_fit(parent: "PreTrainedConfig", destination: "PreTrainedConfig") -> No
     if parent.model_type != destination.model_type:
         raise ValueError(f"the parent is a '{parent.model_type}' model, the destination '{destination.model_type}'")
     old, new = Sizes.of(parent), Sizes.of(destination)
-    for name in ("width", "depth", "heads", "groups", "hidden"):
-        if getattr(new, name) > getattr(old, name):
-            raise ValueError(
-                f"{name} {getattr(new, name)} is above the parent's {getattr(old, name)}: subcloning only shrinks"
-            )
+    _check_smaller(old, {name: getattr(new, name) for name in ("width", "depth", "heads", "groups", "hidden")})
     if new.head_width != old.head_width:
         raise ValueError(
             f"heads are {new.head_width} neurons wide, the parent's {old.head_width}: only whole heads can be kept"
@@ -303,6 +300,12 @@ def check_fit(parent: "PreTrainedConfig", destination: "PreTrainedConfig") -> No
             raise ValueError(f"{name} is {ours!r}, the parent's {theirs!r}")
     if getattr(parent, "scale_attn_by_inverse_layer_idx", False) and new.depth != old.depth:
         raise ValueError("attention is scaled by the block's number (scale_attn_by_inverse_layer_idx): keep all blocks")
+
+
+def _check_smaller(old: Sizes, sizes: Mapping[str, int | None]) -> None:
+    for name, value in sizes.items():
+        if value is not None and value > getattr(old, name):
+            raise ValueError(f"{name} {value} is above the parent's {getattr(old, name)}: subcloning only shrinks")
 
 
 def check_blocks(parent: "PreTrainedConfig", destination: "PreTrainedConfig", kept: tuple[int, ...]) -> None:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("lightsleeper.cli.show", "one run: quality, size, latency, where things lie"),
     "export": ("lightsleeper.cli.export", "export the model of a run"),
     "evaluate": ("lightsleeper.cli.evaluate", "score a run or an exported file on other data"),
+    "subclone": ("lightsleeper.cli.subclone", "start a smaller transformer from a larger one's weights"),
     "bench": ("lightsleeper.cli.bench", "measure an exported file or a kernel"),
     "data": ("lightsleeper.cli.data", "build, inspect or hear the data of a recipe, or speak its texts"),
     "detect": ("lightsleeper.cli.detect", "find a keyword in audio files or a microphone"),
