@@ -61,7 +61,7 @@ class FoldOnExport(Compression):
             share = self.at / max_epochs
             for peer in self.peers:
                 start = getattr(peer, "start", None)
-                if peer.phase > self.phase and isinstance(start, float) and start < share - 1e-9:
+                if peer.phase is Phase.PRUNE and isinstance(start, float) and start < share - 1e-9:  # a ramp would jump
                     raise ValueError(
                         f"'{peer.name or type(peer).__name__}' starts at {start:g} of the training, before the network "
                         f"is folded (epoch {self.at} of {max_epochs}): set its start to "

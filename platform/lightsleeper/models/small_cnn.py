@@ -86,7 +86,7 @@ class SpokenWordCNN(Family):
         weight_decay: Decoupled weight decay.
     """
 
-    headline = ("test/macro_accuracy", "test/accuracy")
+    headline = ("test/macro_accuracy",)
 
     def __init__(
         self,
