@@ -594,3 +594,14 @@ def test_two_processes_equal_one(tmp_path: Path):
     # The order of a sum differs, 1e-7; a weight on the border has 13 times its dense gradient, in each of 24 steps.
     assert all(torch.allclose(value, two[name], atol=1e-3) for name, value in one.items())
     assert all(torch.equal(value, other[name]) for name, value in two.items())
+
+
+def test_a_layer_of_small_weights_keeps_a_share_of_them_under_a_global_budget() -> None:
+    net = nn.Sequential(nn.Linear(40, 50), nn.Linear(50, 20))
+    with torch.no_grad():
+        net[1].weight.mul_(1e-4)
+    callback = PDPMasking(0.8, start=0.0, end=0.5)
+    callback.prepare(net)
+    callback.step(net, 0.9)
+    kept = [int((layer.weight != 0).sum()) for layer in callback.finalize(net)]
+    assert kept == [550, 50]  # a quarter of an even 200 in the second; 600 of 3,000 in all
