@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightsleeper.bench import pdp, pdp_accuracy
+from lightsleeper.bench.pdp_nets import ByteLM
 from lightsleeper.errors import UserError
 from lightsleeper_callbacks.weights import find
 
@@ -15,7 +16,11 @@ def arguments(**given: object) -> Namespace:
     return Namespace(**{"part": [], "quick": True, "seeds": 1, "repeats": 1, "threads": 1, "out": None, **given})
 
 
-def test_the_step_part_compares_every_mode_with_the_dense_step(capsys: pytest.CaptureFixture[str]):
+def test_the_step_part_compares_every_mode_with_the_dense_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pdp, "CASES", (("cnn", 2, 1), ("transformer", 4, 1)))
+    monkeypatch.setattr(pdp, "ByteLM", lambda: ByteLM(dim=32, layers=1))
     result = pdp.run(arguments(part=["step"]))
     assert json.loads(json.dumps(result)) == result
     assert {(row["network"], row["mode"]) for row in result["step"]} >= {

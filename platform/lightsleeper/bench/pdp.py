@@ -28,6 +28,7 @@ from lightsleeper.errors import UserError
 PARTS = ("step", "accuracy")
 TARGET = 0.05  # overhead of a step at the larger batch
 EQUAL = 1e-6  # float64 against autograd
+CASES = (("cnn", 128, 4), ("cnn", 8, 20), ("transformer", 32, 1))  # network, batch, steps a repeat
 MODES: dict[str, Callable[[], Compression]] = {
     "unstructured 80 %": lambda: PDPMasking(sparsity=0.8),
     "2:4": lambda: PDPMasking(mode="n:m", pattern="2:4"),
@@ -110,7 +111,7 @@ def equality() -> dict[str, float]:
 def step(repeats: int, quick: bool) -> list[dict[str, Any]]:
     """Rows of (network, batch, mode): a step in ms, dense and pruned, and the overhead as a share of the dense one."""
     rows = []
-    for name, batch, calls in (("cnn", 128, 4), ("cnn", 8, 20), ("transformer", 32, 1)):
+    for name, batch, calls in CASES:
         size = batch // 4 if quick and name == "transformer" else batch
         steppers = {mode: _stepper(name, size, make) for mode, make in {"dense": None, **MODES}.items()}
         times: dict[str, list[float]] = {mode: [] for mode in steppers}

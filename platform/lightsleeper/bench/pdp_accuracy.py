@@ -166,7 +166,7 @@ def _model_pruning(module: Trained, sparsity: float, epochs: int) -> ModelPrunin
 
     weights = [(layer, name) for entry in find(module) for layer, name in entry.owners]
     names = sorted({name for _, name in weights})
-    pruning = ModelPruning("l1_unstructured", weights, names[:1], amount=amount, use_global_unstructured=True)
+    pruning = ModelPruning("l1_unstructured", weights, ["weight"], amount=amount, use_global_unstructured=True)
     pruning._parameter_names = names  # its constructor knows weight and bias only, its pruning any parameter
     return pruning
 
@@ -200,8 +200,8 @@ def _digits(data: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     with (data / "manifest.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             audio, _ = soundfile.read(data / row["path"], dtype="float32")
-            features = frontend(torch.from_numpy(audio)[None, :8000])
-            features = features[0] if isinstance(features, tuple) else features  # (1, frames, mel)
+            clip = torch.from_numpy(audio)[None, :8000]
+            features, _ = frontend(clip, torch.tensor([clip.shape[1]]))  # (1, frames, mel)
             image = F.pad(features.transpose(1, 2), (0, 50 - features.shape[1]))
             rows[row["speaker"] in TEST_SPEAKERS].append((image, words.index(row["text"])))
     found = [(torch.stack([x for x, _ in rows[k]]), torch.tensor([y for _, y in rows[k]])) for k in (False, True)]
