@@ -1,9 +1,14 @@
-"""What the tests of several processes run in each of them."""
+"""What the tests of several processes run in each of them. As a program: trains a clustered network on N processes."""
 
+import sys
+from typing import Any
+
+import lightning as L
 import torch
+from lightsleeper_callbacks.edkm import EDKMClustering
 from lightsleeper_callbacks.edkm_saved import ProcessShards, SavedTensors
 from lightsleeper_callbacks.edkm_saved import dkm as saved_dkm
-from torch import Tensor
+from torch import Tensor, nn
 
 ROUNDS = (0.02, 5, 0.0)
 
@@ -31,3 +36,48 @@ def saved(rank: int, count: int, folder: str) -> None:
     result, _ = saved_dkm(w, centroids(), *ROUNDS, saved=kept)
     torch.save((result.detach(), gradient(result, w), kept.bytes), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+class Net(L.LightningModule):
+    """No batch statistics, no dropout, data in a fixed order: the number of processes must not matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 32))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return (self.layers(batch) - batch).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+
+class Save(L.Callback):
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            torch.save(pl_module.state_dict(), self.path)
+
+
+def fit(count: int, backend: str, path: str) -> None:
+    data = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    loader = torch.utils.data.DataLoader(list(data), batch_size=8 // count)
+    callbacks = [EDKMClustering(small_below=0, backend=backend, start=0.25), Save(path)]  # type: ignore[arg-type]
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    strategy = "ddp_spawn" if count > 1 else "auto"
+    L.Trainer(accelerator="cpu", devices=count, strategy=strategy, callbacks=callbacks, max_epochs=2, **quiet).fit(
+        Net(), loader
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    fit(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -6,6 +6,8 @@ through all rounds and keeps the attention map (n, k) of each. Cho et al., ICLR 
 the squared Euclidean one, as in its appendix and in Apple's code.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -70,11 +72,11 @@ class _Rounded(torch.autograd.Function):
     """To 16 bits and back, the gradient passed on as it is."""
 
     @staticmethod
-    def forward(ctx, weight: Tensor, dtype: torch.dtype) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx: Any, weight: Tensor, dtype: torch.dtype) -> Tensor:
         return weight.to(dtype).to(weight.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 

@@ -26,6 +26,7 @@ SHORT = (torch.bfloat16, torch.float16)
 
 SOFTNESS = 1.0
 """tau=None: the temperature as a multiple of the mean squared error of the k-means start, see EDKMClustering."""
+Solve = Callable[..., tuple[Tensor, Tensor]]
 
 
 class Clustered(Transform):
@@ -60,14 +61,14 @@ class Clustered(Transform):
         self.layout, self.tau, self.iterations, self.eps = layout, tau, iterations, eps
         self.short, self.backend, self.pruned = short, backend, pruned
         groups = len(layout.sizes(weight.shape))
-        place = {"device": weight.device}
+        centroids = torch.zeros(groups, layout.entries, layout.dim, device=weight.device)
         # (groups, k, d): where the rounds of a forward pass start, and where those of the last one ended.
-        self.register_buffer("centroids", torch.zeros(groups, layout.entries, layout.dim, **place))
-        self.register_buffer("moved", torch.zeros(groups, layout.entries, layout.dim, **place))
+        self.register_buffer("centroids", centroids)
+        self.register_buffer("moved", centroids.clone())
         # tau as a share of the weights' variance, by group.
-        self.register_buffer("softness", torch.zeros(groups, **place))
-        self.register_buffer("active", torch.tensor(False, **place))
-        self.register_buffer("zero", torch.tensor(False, **place))  # whether centroid 0 is zero and stays
+        self.register_buffer("softness", torch.zeros(groups, device=weight.device))
+        self.register_buffer("active", torch.tensor(False, device=weight.device))
+        self.register_buffer("zero", torch.tensor(False, device=weight.device))  # whether centroid 0 is zero and stays
         self._flags: tuple[bool, bool] | None = (False, False)
         self._committed: Any = None
 
@@ -150,8 +151,8 @@ class Clustered(Transform):
             dtype = body.dtype if body.dtype in SHORT else torch.bfloat16
             return edkm_table.dkm(body, start, *settings, dtype=dtype)
         exact = self._exact(body)
-        solve = {"dense": dkm.dkm, "chunked": edkm_chunked.dkm, "saved": _saved}[backend]
-        result, end = solve(exact, start.to(exact.dtype), *settings)
+        solvers: dict[str, Solve] = {"dense": dkm.dkm, "chunked": edkm_chunked.dkm, "saved": _saved}
+        result, end = solvers[backend](exact, start.to(exact.dtype), *settings)
         return result.to(body.dtype), end
 
     def _body(self, flat: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -249,9 +250,10 @@ class EDKMClustering(Compression):
         for name, value in (("bits", bits), ("embedding_bits", embedding_bits), ("small_bits", small_bits)):
             if not 1 <= value <= 8:
                 raise ValueError(f"{name} must lie in 1..8, got {value}")
-        for name, value in (("cluster_dim", cluster_dim), ("group_size", group_size), ("iterations", iterations)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        counts = {"cluster_dim": cluster_dim, "group_size": group_size, "iterations": iterations}
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
         if tau is not None and not 0 < tau < math.inf:
             raise ValueError(f"tau must be a positive number or None, got {tau}")
         if not eps >= 0:
@@ -367,6 +369,7 @@ def table_fits(dtype: torch.dtype, short: bool, dim: int) -> bool:
 
 
 def _saved(body: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    """``dkm.dkm`` with all of eDKM's techniques that apply."""
     if not torch.is_grad_enabled():
         return dkm.dkm(body, *settings)
     spread = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -375,14 +378,15 @@ def _saved(body: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
         shards=edkm_saved.ProcessShards() if spread and torch.distributed.get_world_size() > 1 else None,
         device="cpu" if body.is_cuda else None,
     )
-    return edkm_saved.dkm(body, *settings, saved=saved)
+    with saved:
+        return dkm.dkm(body, *settings)
 
 
 def _input(target: Target, transform: Transform) -> Tensor:
     """The weight that ``transform`` gets when all before it act as they would ship."""
     layer, name = target.owners[0]
     weight = target.original.detach()
-    for other in layer.parametrizations[name]:  # type: ignore[index, union-attr]
+    for other in layer.parametrizations[name]:  # type: ignore[index]
         if other is transform:
             break
         weight = other.hard(weight) if isinstance(other, Transform) else other(weight)

@@ -128,7 +128,7 @@ def gradients(
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, centroids: Tensor, tau: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, vectors: Tensor, centroids: Tensor, tau: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
         points = vectors.t()
         rounds = run(points, None, centroids, tau, *settings)
         ctx.save_for_backward(vectors, tau, *rounds)
@@ -138,7 +138,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         vectors, tau, *rounds = ctx.saved_tensors
         through, direct = gradients(vectors.t(), None, Rounds(*rounds), tau, grad.t())
         return (through + direct).t(), *[None] * 5

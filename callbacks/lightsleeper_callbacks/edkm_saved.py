@@ -123,7 +123,7 @@ class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
         tensor = tensor.detach()  # the saved one may be an output of its own node: a cycle
         if _bytes(tensor) < SMALL or not tensor.is_floating_point():
             return _Alias(tensor)
-        low = tensor.storage_offset()
+        low = int(tensor.storage_offset())
         reach = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
         # Holes: its memory is not its own. An expanded tensor is one row of itself to marshalling only.
         if reach > tensor.numel() or (reach < tensor.numel() and not self._marshal):

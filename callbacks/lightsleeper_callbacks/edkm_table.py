@@ -18,7 +18,7 @@ MINUS_ZERO = 1 << 15  # its bit pattern, in bfloat16 and in float16
 
 class _Table(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, weight: Tensor, centroids: Tensor, tau: Tensor, dtype: torch.dtype, *settings: Any
     ) -> tuple[Tensor, Tensor]:
         short = weight.to(dtype)
@@ -38,7 +38,7 @@ class _Table(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         kept, used, counts, tau, *rounds = ctx.saved_tensors
         codes = _codes(kept.to(ctx.dtype))
         flat = grad.reshape(-1)

@@ -30,6 +30,15 @@ def test_every_file_gets_latencies_with_their_conditions(matcher, exported, arti
     assert 1e5 < size["peak_memory_bytes"] < 5e8  # a session costs megabytes, never the training process's gigabyte
 
 
+def test_packed_weights_are_not_timed(matcher, exported, artifacts):
+    packed = {"format": "packed", "path": "packed.safetensors"}
+    timed, _ = benchmark(matcher, exported.parent, [artifacts[0], packed], threads=[1], repeats=5)
+    assert timed[1] == packed
+    alone, size = benchmark(matcher, exported.parent, [packed], threads=[1], repeats=5)
+    assert alone == [packed]
+    assert size["peak_memory_bytes"] is None
+
+
 def test_one_thread_count_and_a_missing_file(matcher, exported, artifacts):
     timed, _ = benchmark(matcher, exported.parent, artifacts[:1], threads=[1], repeats=5)
     assert {row["threads"] for row in timed[0]["latency"]} == {1}

@@ -14,7 +14,7 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser, onnx=False)
-    parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx, packed; default: onnx")
+    parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx, packed, coreml; default: onnx")
     parser.add_argument("--out", metavar="DIR", help="folder to write to; default: ./export-<run id>")
     parser.add_argument("--parity-inputs", type=positive, default=64, metavar="N", help="inputs compared, default 64")
     parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")
@@ -48,6 +48,8 @@ def _proof(artifact: dict[str, Any]) -> str:
         return f"{len(layouts)} of {parity['tensors']} tensors as tables and indices, all weights equal"
     if artifact["format"] == "transformers":
         return "all weights equal"
+    if artifact["format"] == "coreml":
+        return f"{artifact['packed']['palettized']} weights as tables and indices, converted but not run"
     return (
         f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs, "
         f"{parity['max_scaled_diff']:.2g} of the value (accepted {parity['tolerance']:g})"

@@ -23,7 +23,7 @@ from lightsleeper.models.family import ExportGraph, Family
 
 __all__ = ["FORMATS", "OPSET", "ParityError", "export"]
 
-FORMATS = ("onnx", "packed", "transformers")
+FORMATS = ("onnx", "packed", "coreml", "transformers")
 PACKED = "packed.safetensors"
 TRANSFORMERS = "transformers"  # folder
 OPSET = 18
@@ -31,7 +31,8 @@ OPSET = 18
 
 def export(model: Family, folder: Path, formats: Sequence[str], parity_inputs: int = 64) -> list[dict[str, Any]]:
     """Write ``model`` to ``folder`` in each of ``formats``: as ``onnx`` every graph of ``model.export_spec()``, the
-    headline graph first; as ``packed`` all weights in one file (see ``deploy.packed``), behind them.
+    headline graph first; behind them as ``packed`` all weights in one file, as ``coreml`` every graph once more (see
+    ``deploy.packed``, ``deploy.palettized``).
 
     ``model`` is a finalized one (CPU, float32, eval). Returns the record's ``artifacts`` entries, paths relative to
     ``folder``. Raises ParityError when a file differs from the model, UserError for an unknown format, a graph that
@@ -40,7 +41,10 @@ def export(model: Family, folder: Path, formats: Sequence[str], parity_inputs: i
     check_formats(formats)
     folder = Path(folder)
     artifacts = [_export_onnx(graph, folder, parity_inputs) for graph in model.export_spec() if "onnx" in formats]
-    artifacts += [_export_packed(model, folder)] if "packed" in formats else []
+    if "packed" in formats:
+        artifacts.append(_export_packed(model, folder))
+    if "coreml" in formats:
+        artifacts += [_export_coreml(graph, folder) for graph in model.export_spec()]
     return artifacts + ([_export_transformers(model, folder)] if "transformers" in formats else [])
 
 
@@ -117,6 +121,23 @@ def _export_transformers(model: Family, folder: Path) -> dict[str, Any]:
         "gzip_bytes": gzip_bytes(weights),
         "parity": {"max_abs_diff": 0.0},  # every tensor was read back and compared
         "latency": [],
+    }
+
+
+def _export_coreml(graph: ExportGraph, folder: Path) -> dict[str, Any]:
+    from lightsleeper.deploy import palettized
+
+    path = folder / f"{graph.name}{palettized.SUFFIX}"
+    facts = palettized.write_coreml(graph, path)
+    return {
+        "format": "coreml",
+        "precision": "palettized",
+        "path": path.name,
+        "sha256": sha256(path),
+        "bytes": path.stat().st_size,
+        "gzip_bytes": gzip_bytes(path),
+        "parity": {},  # nothing but a Mac can run it
+        "packed": facts,
     }
 
 

@@ -32,6 +32,7 @@ FORMAT_PACKAGES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "packed": (),
     "transformers": ("transformers",),
+    "coreml": ("coremltools",),
 }
 
 

@@ -63,7 +63,8 @@ class Artifact(TypedDict, total=False):
     gzip_bytes: int
     parity: dict[str, Any]
     packed: dict[str, Any]
-    """What a packed file holds: `payload_bytes`, `clustered` tensors and their layouts, the `share` of bytes."""
+    """What a file of tables and indices holds. packed: `payload_bytes`, `clustered` tensors and their layouts, the
+    `share` of bytes; coreml: `package_bytes`, how many weights are `palettized`."""
     metrics: dict[str, Measured]
     latency: list[Latency]
 
