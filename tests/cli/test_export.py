@@ -33,7 +33,7 @@ def test_the_report_states_size_and_proof(cli, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["nowhere"], "no run 'nowhere'"),
-        ([RUN, "--formats", "tflite"], "cannot export to 'tflite'. Valid: coreml, onnx, packed."),
+        ([RUN, "--formats", "tflite"], "cannot export to 'tflite'. Valid: coreml, onnx, packed, transformers."),
         ([RUN, "--formats", "onx"], "Did you mean 'onnx'?"),
         ([RUN, "--parity-inputs", "0"], "expected a whole number of at least 1, got '0'"),
         ([RUN, "--out", __file__], "cannot write"),

@@ -13,10 +13,10 @@ def filled(predictions: list[int], labels: list[int], groups: list[int]) -> Clas
     return metric
 
 
-def test_macro_accuracy_weighs_classes_alike() -> None:
+def test_accuracy_macro_weighs_classes_alike() -> None:
     found = filled([0, 0, 0, 1, 0], [0, 0, 0, 1, 1], [0, 1, 2, 3, 4]).results("")
     assert found["accuracy"].value == pytest.approx(4 / 5)
-    assert found["macro_accuracy"].value == pytest.approx((1 + 0.5) / 2)
+    assert found["accuracy_macro"].value == pytest.approx((1 + 0.5) / 2)
     assert found["loss"].value == 1
 
 

@@ -169,6 +169,11 @@ def test_the_context_is_told_in_tokens_and_the_cache_in_bytes() -> None:
     assert found["state_bytes"] == 2 * 2 * 2 * 4 * 64 * 4  # keys and values, layers, heads, width, tokens, bytes
 
 
+def test_an_example_goes_through_the_network() -> None:
+    model = lm(GPT2)
+    assert model(**model.example_input_array).shape == (1, 16, 257)
+
+
 def test_a_copy_shares_no_weight() -> None:
     model = lm(LLAMA)
     twin = copy.deepcopy(model)

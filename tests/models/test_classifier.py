@@ -65,6 +65,12 @@ def test_the_kind_of_network_says_what_it_reads() -> None:
     assert [classifier(config).reads_images for config in (BERT, LLAMA, VIT, RESNET)] == [False, False, True, True]
 
 
+@CONFIGS
+def test_an_example_goes_through_the_network(config: dict[str, Any]) -> None:
+    model = classifier(config).eval()
+    assert model(**model.example_input_array).shape == (1, 3)
+
+
 def quiet(model: Classifier) -> Classifier:
     model.log = model.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
     return model
@@ -113,7 +119,7 @@ def test_accuracies_are_those_of_the_rows() -> None:
     hit = predicted == batch["labels"]
     recalls = [float(hit[batch["labels"] == label].float().mean()) for label in range(3)]
     assert model.measured["test/accuracy"].value == pytest.approx(float(hit.float().mean()))
-    assert model.measured["test/macro_accuracy"].value == pytest.approx(sum(recalls) / 3)
+    assert model.measured["test/accuracy_macro"].value == pytest.approx(sum(recalls) / 3)
     assert model.measured["test/accuracy"].n == 10
 
 
@@ -167,7 +173,7 @@ def test_a_run_goes_through_every_stage_and_knows_its_classes() -> None:
     folder = start(classifier_recipe(Path("tiny.yaml"), "Classifier", run={"formats": ["onnx", "transformers"]}))
     record = read(folder)
     assert record.status == "finished"
-    assert record.headline == ["test/accuracy", "test/macro_accuracy"]
+    assert record.headline == ["test/accuracy", "test/accuracy_macro"]
     assert 0 <= record.metrics["test/accuracy"]["value"] <= 1
     assert record.artifacts[0]["latency"][0]["per"] == "text"
     network = AutoModelForSequenceClassification.from_pretrained(folder / "export" / "transformers")

@@ -14,7 +14,8 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser, onnx=False)
-    parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help="onnx, packed, coreml; default: onnx")
+    formats = "onnx, packed, coreml, transformers; default: onnx"
+    parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help=formats)
     parser.add_argument("--out", metavar="DIR", help="folder to write to; default: ./export-<run id>")
     parser.add_argument("--parity-inputs", type=positive, default=64, metavar="N", help="inputs compared, default 64")
     parser.add_argument("--json", action="store_true", help="print the artifacts as JSON")

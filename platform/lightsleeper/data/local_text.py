@@ -65,7 +65,7 @@ class LocalText(L.LightningDataModule):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         eval_documents: int | None = 100,
-        eval_document_tokens: int | None = 4096,
+        eval_document_tokens: int | None = 2048,
         workers: int = 0,
         seed: int | None = None,
     ) -> None:

@@ -29,14 +29,14 @@ class ClassMetrics(RowMetric):
         return {name: torch.tensor(m.value) for name, m in self.results("", intervals=False).items()}
 
     def results(self, prefix: str = "test/", intervals: bool = True, resamples: int = 1000) -> dict[str, Measurement]:
-        """``{prefix}loss``, ``accuracy`` and ``macro_accuracy``: the mean over classes of the share found.
+        """``{prefix}loss``, ``accuracy`` and ``accuracy_macro``: the mean over classes of the share found.
 
         Classes without a row are left out; nan where there is no row at all.
         """
         with self.gathered():
             losses, predictions, labels, groups = (self.rows(column).cpu() for column in self.columns)
         if not len(labels):
-            return {f"{prefix}{name}": Measurement(math.nan, n=0) for name in ("loss", "accuracy", "macro_accuracy")}
+            return {f"{prefix}{name}": Measurement(math.nan, n=0) for name in ("loss", "accuracy", "accuracy_macro")}
         names, group = groups.unique(return_inverse=True)
         classes, label = labels.unique(return_inverse=True)
         rows = torch.nn.functional.one_hot(label, len(classes)).double()  # (rows, classes)
@@ -57,4 +57,4 @@ class ClassMetrics(RowMetric):
 
 def _accuracies(found: Tensor, counts: Tensor) -> dict[str, Tensor]:
     """Of rows found and all rows, both (n, classes)."""
-    return {"accuracy": found.sum(1) / counts.sum(1), "macro_accuracy": (found / counts).nanmean(1)}
+    return {"accuracy": found.sum(1) / counts.sum(1), "accuracy_macro": (found / counts).nanmean(1)}

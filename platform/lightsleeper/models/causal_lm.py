@@ -75,6 +75,8 @@ class CausalLM(Family):
             hub.load_weights(self, start)
         self.prompt_tokens = min(prompt_tokens, self.window or prompt_tokens)
         self.language_metrics = LanguageMetrics()
+        # What a callback that traces the network sends through it.
+        self.example_input_array = {"input_ids": torch.zeros(1, min(16, self.window or 16), dtype=torch.int64)}
 
     @property
     def text_config(self) -> Any:

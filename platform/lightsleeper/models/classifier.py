@@ -39,7 +39,7 @@ class Classifier(Family):
         weight_decay: Decoupled weight decay of matrices and kernels; biases and norms have none.
     """
 
-    headline = ("test/accuracy", "test/macro_accuracy")
+    headline = ("test/accuracy", "test/accuracy_macro")
 
     def __init__(
         self,
@@ -75,6 +75,9 @@ class Classifier(Family):
         if start is not None:
             hub.load_weights(self, start)
         self.class_metrics = ClassMetrics()
+        # What a callback that traces the network sends through it.
+        (example,) = self.export_spec()[0].sample(0).values()
+        self.example_input_array = {"pixel_values" if self.reads_images else "input_ids": example}
 
     @property
     def reads_images(self) -> bool:

@@ -128,7 +128,7 @@ def _dequantised(auto: Auto, folder: Path, file: str) -> Path:
         near = did_you_mean(file, (found.name for found in folder.glob("*.gguf"))) if folder.is_dir() else ""
         raise UserError(f"gguf_file: {path} does not exist.{near}")
     if find_spec("gguf") is None:
-        raise UserError("gguf_file needs gguf: pip install gguf")
+        raise UserError("gguf_file needs the package gguf: pip install gguf")
     from filelock import FileLock
     from transformers import __version__
 
