@@ -318,6 +318,22 @@ def test_without_trust_an_argument_imports_nothing_either(folder, override, monk
     assert "local_code" not in sys.modules
 
 
+def test_without_trust_the_folder_of_an_earlier_step_is_no_code(folder, monkeypatch):
+    (folder / "holder.py").write_text(
+        "import lightning as L\nfrom torch import nn\n\n\nclass Holder(L.LightningModule):\n"
+        "    def __init__(self, parent: str | nn.Module):\n        super().__init__()\n"
+    )
+    find_class("holder.Holder")
+    monkeypatch.setitem(catalog.SHORT_NAMES, "Holder", "holder.Holder")
+    monkeypatch.setitem(catalog.SHORT_NAMES, "ShippedData", "lightning.pytorch.demos.boring_classes.BoringDataModule")
+    config = {"model": {"class_path": "Holder", "init_args": {}}, "data": {"class_path": "ShippedData"}}
+    config["model"]["init_args"]["parent"] = "${requires.parent}/export"
+    resolve(Recipe("", config, ()), trust=False)
+    config["model"]["init_args"]["parent"] = "local_code.Net"
+    with pytest.raises(UserError, match="only with --trust"):
+        resolve(Recipe("", config, ()), trust=False)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

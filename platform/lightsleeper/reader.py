@@ -184,7 +184,8 @@ class Reader:
                 continue
             if value is None and not accepts_null(parameter.type):
                 self.fail(f"{key}.{name}", f"expected {type_text(parameter.type)}, got null.")
-            if not self.trust and isinstance(value, str) and "." in value and imports(parameter.type):
+            named = isinstance(value, str) and "." in value and not value.startswith("${requires.")  # that is a folder
+            if not self.trust and named and imports(parameter.type):
                 self.fail(f"{key}.{name}", f"'{value}' may name code: accepted only with --trust.")
         for name, parameter in known.items():
             if parameter.required and _dig(given, name) is None and not _has(given, name):
