@@ -137,7 +137,11 @@ def _dequantised(auto: Auto, folder: Path, file: str) -> Path:
     with FileLock(parent / f"{target.name}.lock"):
         if not target.is_dir():
             with _quiet(), _told(auto, str(folder)), tempfile.TemporaryDirectory(dir=parent) as temporary:
-                network = auto.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+                quantized = auto.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+                fields = {k: v for k, v in quantized.config.to_dict().items() if k != "quantization_config"}
+                # transformers saves no network that has been quantized: the plain one of the same weights.
+                network = auto.from_config(type(quantized.config).from_dict(fields), dtype=torch.float32)
+                network.load_state_dict(quantized.state_dict())
                 network.save_pretrained(Path(temporary) / "model")
                 shutil.move(Path(temporary) / "model", target)
     return target
