@@ -131,10 +131,11 @@ class _RepConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, ...) to the sum of all branches (B, out_channels, ...)."""
-        outputs = [branch(self._aligned(x, branch[0].kernel_size)) for branch in self.branches]  # type: ignore[index]
-        if self.skip is not None:
-            outputs.append(self.skip(self._aligned(x, self._size(1))))
-        return sum(outputs[1:], outputs[0])
+        branches: Any = self.branches
+        total = branches[0](x)
+        for branch in branches[1:]:  # one after the other: few outputs are alive at a time
+            total = total + branch(self._aligned(x, branch[0].kernel_size))
+        return total if self.skip is None else total + self.skip(self._aligned(x, self._size(1)))
 
     def _aligned(self, x: Tensor, kernel: Size) -> Tensor:
         """The input without the frames that only a longer kernel sees: all branches then answer for the same ones."""

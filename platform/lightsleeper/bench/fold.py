@@ -28,7 +28,7 @@ from lightsleeper.deploy.liveness import peak_activation_bytes
 from lightsleeper.deploy.runtime import OnnxGraph
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import ExportGraph
-from lightsleeper.models.small_cnn import SpokenWordCNN
+from lightsleeper.models.small_cnn import ConvLayer, SpokenWordCNN
 
 EQUAL = 1e-5  # largest difference of outputs in float32 (papers/repcnn 9.1)
 WORDS = [f"word{number}" for number in range(12)]
@@ -102,15 +102,17 @@ def make_networks(width: int, branches: tuple[int, ...]) -> dict[str, Network]:
 
 @torch.no_grad()
 def randomize(network: nn.Module) -> None:
-    """Statistics and affine values unlike the fresh ones, with which a wrong fold could pass."""
-    for norm in network.modules():
-        if isinstance(norm, _BatchNorm):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean.normal_(0, 0.5)
-            norm.running_var.uniform_(0.5, 2)
-            norm.weight.uniform_(0.5, 1.5)
-            norm.bias.normal_(0, 0.5)
+    """Statistics and affine values unlike the fresh ones, with which a wrong fold could pass; outputs stay near 1."""
+    for layer in network.modules():
+        for norm in layer.modules() if isinstance(layer, ConvLayer) else ():
+            if isinstance(norm, _BatchNorm):
+                count = sum(isinstance(other, _BatchNorm) for other in layer.modules())
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                norm.running_mean.normal_(0, 0.5)
+                norm.running_var.uniform_(0.5, 2)
+                norm.weight.uniform_(0.5, 1.5).div_(count**0.5)
+                norm.bias.normal_(0, 0.5 / count**0.5)
 
 
 def features(rows: int = 1, seed: int = 0) -> Tensor:
