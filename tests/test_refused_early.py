@@ -47,6 +47,11 @@ MODEL = [
         ("kws_dsp.yaml:8", "partition: dsp"),
     ),
     Case(
+        "a format of another library's networks",
+        f"{DSP} --run.formats=[onnx,transformers]",
+        ("run.formats", "transformers", "KeywordDSP"),
+    ),
+    Case(
         "an unknown size in a mapping",
         f"{DSP} --requires=null '--model.encoder={{dmi: 3}}'",
         ("encoder", "'dmi'"),
