@@ -48,17 +48,17 @@ class Settings:
 
     epochs: int = 12
     widths: tuple[int, ...] = (16, 24, 32)
-    batch: int = 64
+    batch: int = 32
     lm_dim: int = 64
     lm_layers: int = 3
     lm_length: int = 64
-    lm_steps: int = 25
-    """Optimizer steps an epoch, of 32 windows."""
+    lm_steps: int = 100
+    """Optimizer steps an epoch, of 8 windows: a pruned network needs steps more than it needs large batches."""
     digits: int = 2000
     """Recordings for training."""
 
 
-QUICK = Settings(epochs=6, widths=(8, 12, 16), lm_dim=32, lm_layers=2, lm_steps=8, digits=400)
+QUICK = Settings(epochs=6, widths=(8, 12, 16), lm_dim=32, lm_layers=2, lm_steps=30, digits=400)
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,8 @@ def byte_task(settings: Settings) -> Task:
     def loader(seed: int) -> DataLoader:
         windows = _Windows(train, length)
         draw = torch.Generator().manual_seed(seed)
-        sampler = RandomSampler(windows, replacement=True, num_samples=32 * settings.lm_steps, generator=draw)
-        return DataLoader(windows, 32, sampler=sampler)
+        sampler = RandomSampler(windows, replacement=True, num_samples=8 * settings.lm_steps, generator=draw)
+        return DataLoader(windows, 8, sampler=sampler)
 
     @torch.inference_mode()
     def score(module: Trained) -> float:
