@@ -14,7 +14,8 @@ from torch import Tensor
 
 RELATIVE_TAU = 0.04
 """Temperature as a share of t^2. The published 1e-4 at a threshold of 0.05: a weight on the border then gets 13 times
-its dense gradient, and whatever the scale of a layer, a weight of 0 has m = 1e-11."""
+its dense gradient, and whatever the scale of a layer, a weight of 0 has m = 1e-11. On a byte-level language model at
+90 % (one seed) 0.04 gave 3.35 bits a byte, 0.01 3.56, 0.3 3.60."""
 _TINY = 1e-24  # least temperature: t = 0 (half of a layer is zeros) must not divide by zero; w^2/tau stays finite
 
 
