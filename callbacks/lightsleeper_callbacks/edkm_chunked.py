@@ -121,8 +121,9 @@ def gradients(
             if index:
                 moment += logits @ here.t()
                 total += logits.sum(1, keepdim=True)
-        # The start of the first round is given: what reaches it goes nowhere.
-        carry = (moment - start * total) * (2 / tau) + torch.where(alive, 0.0, carry)
+        # The start of the first round is given: what reaches it goes nowhere. Nor does what reaches a centroid that
+        # stayed: a fixed one always does, an empty one has no weight to get it from.
+        carry = (moment - start * total) * (2 / tau)
     return through, direct
 
 
