@@ -58,9 +58,9 @@ class Settings:
     parent_depth: int = 6
     parent_tokens: int = 4_000_000
     parent_rate: float = 3e-3
-    budget: int = 800_000
+    budget: int = 700_000
     """Tokens of every training."""
-    rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2)
+    rates: tuple[float, ...] = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
     length: int = 128
     """Tokens a sample."""
     batch: int = 32
