@@ -138,7 +138,8 @@ class Reader:
         return (cls, *self.arguments(f"{key}.init_args", cls, given or {}))
 
     def import_class(self, key: str, name: str, base: type | None) -> type:
-        choices = {L.LightningModule: catalog.MODELS, L.LightningDataModule: catalog.DATA, Callback: catalog.CALLBACKS}
+        callbacks = {**catalog.COMPRESSIONS, **catalog.CALLBACKS}
+        choices = {L.LightningModule: catalog.MODELS, L.LightningDataModule: catalog.DATA, Callback: callbacks}
         dotted = catalog.dotted_path(name)
         shipped = catalog.is_shipped(name)
         module_name, _, attribute = dotted.rpartition(".")

@@ -66,7 +66,7 @@ def recipe_schema() -> dict[str, Any]:
             "requirement": requirement,
             "model": _choice(catalog.MODELS),
             "data": _choice(catalog.DATA),
-            "callback": _choice(catalog.CALLBACKS),
+            "callback": _choice({**catalog.COMPRESSIONS, **catalog.CALLBACKS}),
         },
     }
 
