@@ -122,7 +122,11 @@ class FoldOnExport(Compression):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.at != "export" and trainer.current_epoch >= self.at and self.pending(pl_module):
-            put(pl_module, folds(pl_module, self.exclude))
+            found = folds(pl_module, self.exclude)
+            if found.keys() != self._structure.keys():
+                differ = sorted(found.keys() ^ self._structure.keys())
+                raise RuntimeError(f"what folds is no longer what it was when training began: {', '.join(differ)}")
+            put(pl_module, found)
             self.go_on(pl_module)
             rebuild_optimizers(trainer)
 

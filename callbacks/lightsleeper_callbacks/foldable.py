@@ -276,27 +276,36 @@ def _guessed_inputs(layer: nn.Module) -> tuple[Tensor, ...] | None:
 def _prove(path: str, layer: nn.Module, fold: Callable[[nn.Module], nn.Module], inputs: tuple[Any, ...] | None) -> None:
     """Raise NotExactError where ``fold`` changes what a layer computes, ValueError where that cannot be seen."""
     for random in (True, False):
-        proof = copy.deepcopy(layer).cpu().eval()
-        if any(value.is_floating_point() and value.dtype.itemsize < 4 for value in proof.state_dict().values()):
-            proof = proof.float()
-        if random:
-            _randomize(proof)
-        kind = next((value.dtype for value in proof.parameters()), torch.float32)
-        given = [v.to(kind) if isinstance(v, Tensor) and v.is_floating_point() else v for v in inputs or ()]
-        try:
-            if not given:
-                raise TypeError("its input is not known")
-            before = _tensors(proof(*given))
-            if not before:
-                raise TypeError("it gives no tensor")
-            after = _tensors(fold(proof).eval()(*given))
-        except Exception as error:
+        changed, failure = None, None
+        for kind in (torch.float64, torch.float32):  # no rounding to excuse; but some folds make float32 layers
+            try:
+                changed, failure = _changed(layer, fold, inputs or (), random, kind), None
+                break
+            except Exception as error:
+                failure = error
+        if failure is not None:
             raise ValueError(
-                f"'{path}' ({type(layer).__name__}) folds, but whether it does so exactly cannot be tried ({error}): "
+                f"'{path}' ({type(layer).__name__}) folds, but whether it does so exactly cannot be tried ({failure}): "
                 f"set example_input_array, or exclude '{path}'"
-            ) from error
-        if (changed := _equal(before, after)) is not None:
+            ) from failure
+        if changed is not None:
             raise NotExactError(f"folding '{path}' ({type(layer).__name__}) changes its outputs by {changed}")
+
+
+def _changed(
+    layer: nn.Module, fold: Callable[[nn.Module], nn.Module], inputs: Sequence[Any], random: bool, kind: torch.dtype
+) -> str | None:
+    """What folding a copy of ``layer``, of type ``kind``, changes; ``random``: with random statistics."""
+    proof = copy.deepcopy(layer).cpu().to(kind).eval()
+    if random:
+        _randomize(proof)
+    given = [v.to(kind) if isinstance(v, Tensor) and v.is_floating_point() else v for v in inputs]
+    if not given:
+        raise TypeError("its input is not known")
+    before = _tensors(proof(*given))
+    if not before:
+        raise TypeError("it gives no tensor")
+    return _equal(before, _tensors(fold(proof).eval()(*given)))
 
 
 def _randomize(module: nn.Module) -> None:
