@@ -207,7 +207,9 @@ class Pruning(Compression):
         soft = {name: gap for name, gap in gaps.items() if gap > SOFT}
         if soft:
             worst = max(soft, key=soft.__getitem__)
-            hint = "leave tau out: it is then relative to each layer's threshold" if self.tau else "train on after the ramp, by a smaller end"
+            hint = "train on after the ramp, by a smaller end"
+            if self.tau:
+                hint = "leave tau out: it is then relative to each layer's threshold"
             rank_zero_warn(
                 f"{type(self).__name__}: the ramp is over, but {len(soft)} of {len(masked)} masks are soft, softest "
                 f"'{worst}' (mean |m - 1[m >= 0.5]| = {soft[worst]:.2f}): hardening will change the outputs; {hint}"
