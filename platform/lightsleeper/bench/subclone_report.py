@@ -115,11 +115,11 @@ def verdicts(starts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     speedup = main["token_speedup"]
     lines = [
         f"target {TARGET:g}x fewer tokens: "
-        + ("MISSED, the loss was not reached" if speedup is None else _judged(speedup["mean"], speedup["min"]))
+        + ("MISSED, the loss was not reached" if speedup is None else _judged(speedup))
     ]
     seconds = main["second_speedup"]
     if seconds is not None:
-        lines.append(f"target {TARGET:g}x fewer seconds: {_judged(seconds['mean'], seconds['min'])}")
+        lines.append(f"target {TARGET:g}x fewer seconds: {_judged(seconds)}")
     quarter, end = starts[QUARTER]["end_loss"], starts[RANDOM]["end_loss"]
     lines.append(
         f"a whole training on a quarter of the tokens ends at {quarter['mean']:.3f}, "
@@ -143,8 +143,11 @@ def verdicts(starts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _judged(mean: float, least: float) -> str:
-    word = "reached with every seed" if least >= TARGET else "reached on average" if mean >= TARGET else "MISSED"
+def _judged(speedup: Mapping[str, float]) -> str:
+    mean, seeds = speedup["mean"], speedup["seeds"]
+    word = f"reached with all {seeds} seeds" if seeds > 1 else "reached with the one seed"
+    if speedup["min"] < TARGET:
+        word = "reached on average" if mean >= TARGET else "MISSED"
     return f"{word} ({mean:.2f}x)"
 
 
