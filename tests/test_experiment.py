@@ -108,6 +108,15 @@ def test_two_processes_train_one_run():
 # --- required steps ---
 
 
+def test_a_run_that_compresses_keeps_the_numbers_of_the_step_of_its_family_as_before():
+    path = two_recipes()
+    settings = ("--trainer.max_epochs=1", "--requires.encoder.set.run.stages=[fit, finalize, test]")
+    plain = start(path, *settings)
+    pruned = start(path, *settings, "--callbacks.prune.class_path=tiny_family.TinyPrune")
+    assert read(plain).reference == {}
+    assert read(pruned).reference["metrics"] == read(last("step")).metrics != {}
+
+
 def test_a_required_step_runs_first_and_is_reused_afterwards():
     path = two_recipes()
     first = start(path)

@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightsleeper_callbacks.base import compressions
 
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
@@ -158,6 +159,7 @@ class _Execution:
             torch.set_num_threads(parts.run.threads)
         with self.file.change() as record:
             record.environment = environment(torch.get_num_threads(), _accelerator(parts))
+            record.reference = self.reference(parts)
         self.tracker = weights_and_biases.start(parts.tracking, self.folder, self.file.record)
         if self.tracker.note:
             self.log.say(self.tracker.note)
@@ -259,6 +261,16 @@ class _Execution:
         with self.file.change() as record:
             record.data = data.summary() if callable(getattr(data, "summary", None)) else {}
         self.tracker.log_inputs(self.file.record, self.steps)
+
+    def reference(self, parts: Parts) -> dict[str, Any]:
+        """Numbers of the required run of the same family: what a run that compresses started from."""
+        if not compressions(parts.callbacks.values()):
+            return {}
+        for folder in self.steps.values():
+            before = read(folder)
+            if before.family == self.file.record.family and before.metrics:
+                return {"run_id": before.run_id, "metrics": before.metrics, "size": before.size}
+        return {}
 
     def end(self, status: Status, error: str | None) -> None:
         """Write how it ended; a disk too full for that must not hide why."""

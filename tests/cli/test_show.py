@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightsleeper.cli import main
@@ -64,6 +65,28 @@ def test_a_finished_run_shows_quality_size_latency_and_what_to_do(tmp_path: Path
         "lightning detect 20261101-120000-aaaa --keyword",
     ):
         assert text in out
+
+
+def test_a_compressed_run_shows_what_each_callback_did_and_the_headline_before(tmp_path: Path, capsys: Any):
+    make(
+        tmp_path,
+        metrics={"test/auc_hard": metric(0.934, 0.921, 0.945)},
+        headline=["test/auc_hard"],
+        compression={
+            "prune": {"phase": "prune", "compress/sparsity": 0.8, "max_abs_diff": 0.0312},
+            "cluster": {"phase": "cluster", "compress/bits_per_weight": 3.01, "max_abs_diff": 0.0},
+        },
+        reference={
+            "run_id": "20261101-110000-bbbb",
+            "metrics": {"test/auc_hard": metric(0.95, 0.94, 0.96)},
+            "size": {},
+        },
+    )
+    assert main(["show"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "prune sparsity 0.8, moved outputs by 0.0312" in lines
+    assert "cluster bits_per_weight 3.01" in lines
+    assert "test/auc_hard before 0.95 [0.94, 0.96]" in lines
 
 
 def test_a_run_that_died_says_how_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

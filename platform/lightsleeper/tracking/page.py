@@ -82,7 +82,14 @@ def _sections(record: Record, folder: Path, everything: bool) -> list[list[tuple
     status += [(f"requires {name}", f"{step['recipe']} {step['run_id']}") for name, step in record.lineage.items()]
     if record.seconds:
         status.append(("time", ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in record.seconds.items())))
-    return [status, _quality(record, everything), _device(record), _latency(record), _places(record, folder)]
+    return [
+        status,
+        _quality(record, everything),
+        _compression(record),
+        _device(record),
+        _latency(record),
+        _places(record, folder),
+    ]
 
 
 def _quality(record: Record, everything: bool) -> list[tuple[str, str]]:
@@ -95,6 +102,19 @@ def _quality(record: Record, everything: bool) -> list[tuple[str, str]]:
     if record.threshold:
         target = f" ({record.threshold['target']})" if record.threshold.get("target") else ""
         rows.append(("threshold", f"{number(record.threshold.get('value'))}{target}"))
+    return rows
+
+
+def _compression(record: Record) -> list[tuple[str, str]]:
+    """What each callback reports, and the headline before all of them."""
+    rows = []
+    for name, facts in record.compression.items():
+        texts = [f"{key.removeprefix('compress/')} {number(value)}" for key, value in facts.items() if "/" in key]
+        if facts.get("max_abs_diff"):
+            texts.append(f"moved outputs by {number(facts['max_abs_diff'])}")
+        rows.append((name, ", ".join(texts) or str(facts.get("phase"))))
+    before = record.reference.get("metrics", {})
+    rows += [(f"{name} before", measured(before[name])) for name in record.headline if name in before]
     return rows
 
 

@@ -115,7 +115,7 @@ class Record:
     metrics: dict[str, Measured] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
-    """Numbers before compression."""
+    """Numbers before compression, {run_id, metrics, size}: of the required run of the same family."""
     compression: dict[str, Any] = field(default_factory=dict)
     threshold: dict[str, Any] = field(default_factory=dict)
     """{value, target}"""
