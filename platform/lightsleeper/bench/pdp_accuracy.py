@@ -165,10 +165,7 @@ def _model_pruning(module: Trained, sparsity: float, epochs: int) -> ModelPrunin
         return (target(epoch) - before) / (1 - before)
 
     weights = [(layer, name) for entry in find(module) for layer, name in entry.owners]
-    names = sorted({name for _, name in weights})
-    pruning = ModelPruning("l1_unstructured", weights, ["weight"], amount=amount, use_global_unstructured=True)
-    pruning._parameter_names = names  # its constructor knows weight and bias only, its pruning any parameter
-    return pruning
+    return ModelPruning("l1_unstructured", weights, ["weight"], amount=amount, use_global_unstructured=True)
 
 
 def digit_task(settings: Settings, data: Path) -> Task:

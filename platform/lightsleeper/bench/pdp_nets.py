@@ -64,6 +64,24 @@ class ResidualCNN(Trained):
         return self.head(self.blocks(F.relu(self.norm(self.stem(x)))).mean((2, 3)))
 
 
+class Layer(nn.Module):
+    """Causal attention and a feed-forward part, of plain linear layers: Lightning's ModelPruning acts when a layer is
+    called, and nn.MultiheadAttention never calls its output projection."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.inward, self.outward = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.inward(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.outward(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
 class ByteLM(Trained):
     """Bytes (B, T) to logits of the next one (B, T, 256)."""
 
@@ -71,14 +89,10 @@ class ByteLM(Trained):
         super().__init__(lr)
         self.embedding = nn.Embedding(256, dim)
         self.position = nn.Parameter(torch.randn(length, dim) / math.sqrt(dim))
-        layer = nn.TransformerEncoderLayer(dim, heads, 4 * dim, 0.0, F.gelu, batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(dim), enable_nested_tensor=False)
+        self.layers = nn.Sequential(*(Layer(dim, heads) for _ in range(layers)))
+        self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, 256)
-        self.register_buffer("causal", nn.Transformer.generate_square_subsequent_mask(length), persistent=False)
         self.example_input_array = torch.zeros(1, length, dtype=torch.long)
-        for weights in self.encoder.parameters():  # the layers are copies of one
-            if weights.dim() > 1:
-                nn.init.xavier_uniform_(weights)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.encoder(self.embedding(tokens) + self.position, mask=self.causal, is_causal=True))
+        return self.head(self.norm(self.layers(self.embedding(tokens) + self.position)))
