@@ -155,10 +155,14 @@ def to_groups(weight: Tensor, m: int, axis: int) -> Tensor:
 
 
 def from_groups(groups: Tensor, shape: Sequence[int], axis: int) -> Tensor:
-    """Inverse of ``to_groups``, contiguous; ``groups`` may be flat."""
+    """Inverse of ``to_groups``; ``groups`` may be flat."""
     axis %= len(shape)
-    moved = [*shape[:axis], *shape[axis + 1 :], shape[axis]]
-    return groups.reshape(moved).movedim(-1, axis).contiguous()
+    if axis == len(shape) - 1:
+        return groups.reshape(shape)
+    moved = groups.reshape([*shape[:axis], *shape[axis + 1 :], shape[axis]]).movedim(-1, axis)
+    # Not contiguous(): a 1x1 kernel counts as contiguous with the strides of channels-last, and its convolution and
+    # all that follow would change their memory format.
+    return moved.clone(memory_format=torch.contiguous_format)
 
 
 def group_thresholds(groups: Tensor, n: int) -> Tensor:

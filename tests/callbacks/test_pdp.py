@@ -196,6 +196,14 @@ def test_groups_of_a_convolution_run_along_its_input_channels():
     assert torch.equal(masks.from_groups(groups, weight.shape, 1), weight)
 
 
+@pytest.mark.parametrize("shape", [(6, 8, 1, 1), (6, 8, 3, 3), (6, 8, 1)])
+def test_a_convolution_keeps_its_memory_format(shape: tuple[int, ...]):
+    weight = torch.randn(shape)
+    back = masks.from_groups(masks.to_groups(weight, 4, 1), shape, 1)
+    assert torch.equal(back, weight)
+    assert back.stride() == weight.stride()
+
+
 # The callback.
 
 
