@@ -3,7 +3,7 @@
 Zhu and Gupta: "To prune, or not to prune", arXiv 1710.01878: the sparsity rises by a cubic, fast while much is
 redundant; masks follow the current magnitudes, and a pruned weight gets no gradient. Ours: masks are renewed in each
 step (theirs every 100 to 1000), and budgets are shared out over all layers by magnitude unless ``budget`` says layer
-(theirs), so that a comparison with PDP differs in the mask and in nothing else.
+(theirs), as under PDP: a comparison of the two differs in the mask and in the ramp, which is linear there.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Accuracy part of `bench pdp`: PDP against magnitude pruning and Lightning's ModelPruning, trained alike.
+"""Accuracy part of `bench pdp`: PDP against magnitude pruning and Lightning's ModelPruning, each with its own ramp.
 
 Two tasks with headroom: spoken digits, tested on two speakers that training never hears (error rate), and a byte-level
 language model on the Python standard library's own sources (bits per byte on files held out). All methods prune the
@@ -44,7 +44,7 @@ SPARSITIES = ("0.80", "0.90", "0.95", "2:4")
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes at which the 72 trainings take about 15 minutes on one core."""
+    """Sizes at which the 72 trainings take about 40 minutes on one core."""
 
     epochs: int = 12
     widths: tuple[int, ...] = (16, 24, 32)
