@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+from lightsleeper.nn.dft import PowerSpectrum
+
 ROOM_FLOOR = 10 ** (-20 / 10)
 """Power under every band, as a share of the clip's mean power: what lies below is as good as noise.
 
@@ -58,6 +60,7 @@ class LogMel(nn.Module):
         )
         self.register_buffer("bank", torch.tensor(bank, dtype=torch.float32), persistent=False)  # (bins, mel)
         self.register_buffer("taper", torch.hann_window(self.window, periodic=False), persistent=False)
+        self.spectrum = PowerSpectrum(self.window)  # in exported graphs, in place of torch.stft
         if normalize == "running":
             self.prior = nn.Parameter(torch.full((n_mels,), -6.0))
 
@@ -68,6 +71,9 @@ class LogMel(nn.Module):
     def power(self, audio: Tensor) -> Tensor:
         """Log-mel power (B, T, mel) of audio (B, S), not normalised, always float32. Needs one whole window."""
         with torch.autocast(audio.device.type, enabled=False):  # squared magnitudes lose their floor in bf16
+            if torch.compiler.is_exporting():
+                frames = audio.float().unfold(1, self.window, self.hop) * self.taper
+                return (self.spectrum(frames) @ self.bank).clamp_min(LOG_FLOOR).log()
             spectrum = torch.stft(
                 audio.float(), self.window, hop_length=self.hop, window=self.taper, center=False, return_complex=True
             )
