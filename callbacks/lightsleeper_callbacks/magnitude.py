@@ -3,13 +3,15 @@
 Zhu and Gupta: "To prune, or not to prune", arXiv 1710.01878: the sparsity rises by a cubic, fast while much is
 redundant; masks follow the current magnitudes, and a pruned weight gets no gradient. Ours: masks are renewed in each
 step (theirs every 100 to 1000), and budgets are shared out over all layers by magnitude unless ``budget`` says layer
-(theirs), as under PDP: a comparison of the two differs in the mask and in the ramp, which is linear there.
+(theirs), as under PDP: a comparison of the two differs in the mask and in the ramp, which is linear there unless its
+``ramp`` says cubic.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
 from lightsleeper_callbacks.pruning import Mode, Pruning
+from lightsleeper_callbacks.schedule import cubic
 
 __all__ = ["MagnitudePruning"]
 
@@ -47,4 +49,4 @@ class MagnitudePruning(Pruning):
         super().__init__(sparsity, mode, pattern, targets, exclude, start, end, budget, statistics)
 
     def shape(self, done: float) -> float:
-        return 1 - (1 - done) ** 3
+        return cubic(done)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lightsleeper_callbacks.pruning import Mode, Pruning
+from lightsleeper_callbacks.schedule import cubic
 
 __all__ = ["PDPMasking"]
 
@@ -36,6 +37,8 @@ class PDPMasking(Pruning):
         end: When it reaches the target. Published: 0.015 of the target an epoch, epoch 83 of 100.
         tau: Temperature of the mask. Null is 0.04 t^2 for each threshold t, which suits weights of any scale. A number
             is absolute, as published: 1e-4, for weights around 0.05.
+        ramp: linear grows the share by the same amount in each step, as published; cubic grows it fast while much is
+            redundant, as gradual magnitude pruning does (ours).
         budget: global shares the sparsity out by magnitude over all layers, as published; layer prunes each alike.
         statistics: Whether to measure batch-norm statistics anew after hardening.
     """
@@ -50,10 +53,17 @@ class PDPMasking(Pruning):
         start: float = 0.16,
         end: float = 0.83,
         tau: float | None = None,
+        ramp: Literal["linear", "cubic"] = "linear",
         budget: Literal["global", "layer"] = "global",
         statistics: bool = True,
     ) -> None:
         super().__init__(sparsity, mode, pattern, targets, exclude, start, end, budget, statistics)
         if tau is not None and not tau > 0:
             raise ValueError(f"tau is a temperature above 0, or null; got {tau}")
+        if ramp not in ("linear", "cubic"):
+            raise ValueError(f"ramp is 'linear' or 'cubic', got '{ramp}'")
         self.tau = tau
+        self.ramp = ramp
+
+    def shape(self, done: float) -> float:
+        return cubic(done) if self.ramp == "cubic" else done

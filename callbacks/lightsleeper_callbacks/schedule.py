@@ -8,6 +8,11 @@ def ramp(progress: float, start: float, end: float) -> float:
     return 0.0 if progress <= start else (progress - start) / (end - start)
 
 
+def cubic(done: float) -> float:
+    """Share of the target reached when ``done`` of the ramp is over: fast at first (Zhu and Gupta, equation 1)."""
+    return 1 - (1 - done) ** 3
+
+
 def check_ramp(start: float, end: float) -> None:
     """Raise ValueError unless 0 <= start <= end < 1: the weights need some training at their target."""
     if not 0 <= start <= end < 1:

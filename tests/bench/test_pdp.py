@@ -47,10 +47,10 @@ def test_a_finished_training_is_taken_from_its_file(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(pdp_accuracy, "train", train)
     first = pdp_accuracy.run(tmp_path, None, 2, True)
-    assert len(calls) == len(first) == 8
+    assert len(calls) == len(first) == 10
     (tmp_path / "bytes-pdp-0.90-1.json").unlink()
-    assert [row["task"] for row in pdp_accuracy.run(tmp_path, None, 2, True)] == ["bytes"] * 8
-    assert calls[8:] == [("pdp", "0.90", 1)]
+    assert [row["task"] for row in pdp_accuracy.run(tmp_path, None, 2, True)] == ["bytes"] * 10
+    assert calls[10:] == [("pdp", "0.90", 1)]
     assert "2/2 magnitude" in pdp_accuracy.render(first)
 
 

@@ -10,6 +10,7 @@ from lightsleeper_callbacks import masks
 from lightsleeper_callbacks.finalize import finalize
 from lightsleeper_callbacks.magnitude import MagnitudePruning
 from lightsleeper_callbacks.masking import WeightMask
+from lightsleeper_callbacks.pdp import PDPMasking
 from lightsleeper_callbacks.weights import carried
 
 
@@ -22,6 +23,18 @@ def test_the_sparsity_rises_by_a_cubic():
     callback.step(model, 0.5)
     assert callback.report(model)["compress/sparsity"] == pytest.approx(0.7, abs=2e-3)
     assert "compress/softness" not in callback.report(model)
+
+
+def test_pdp_prunes_as_much_at_every_moment_with_the_cubic_ramp():
+    model, other = mlp(width=100), mlp(width=100)
+    theirs, ours = MagnitudePruning(0.8, start=0.2, end=0.8), PDPMasking(0.8, start=0.2, end=0.8, ramp="cubic")
+    for progress in (0.3, 0.5, 0.7, 0.9):
+        for callback, network in ((theirs, model), (ours, other)):
+            callback.prepare_once(network)
+            callback.step(network, progress)
+        assert ours.report(other)["compress/sparsity"] == theirs.report(model)["compress/sparsity"]
+    with pytest.raises(ValueError, match="'linear' or 'cubic', got 'square'"):
+        PDPMasking(0.8, ramp="square")
 
 
 def test_training_and_evaluation_see_the_same_mask_and_pruned_weights_no_gradient():

@@ -1,4 +1,5 @@
-"""Accuracy part of `bench pdp`: PDP against magnitude pruning and Lightning's ModelPruning, each with its own ramp.
+"""Accuracy part of `bench pdp`: PDP against magnitude pruning and Lightning's ModelPruning, each with its own ramp, and
+PDP with the cubic ramp of the others, which tells the mask from the ramp.
 
 Two tasks with headroom: spoken digits, tested on two speakers that training never hears (error rate), and a byte-level
 language model on the Python standard library's own sources (bits per byte on files held out). All methods prune the
@@ -38,13 +39,13 @@ from lightsleeper.nn.frontend import LogMel
 
 TEST_SPEAKERS = ("theo", "yweweler")
 START, END = 0.16, 0.83  # of the training: the published 16 and 83 of 100 epochs
-METHODS = ("pdp", "magnitude", "lightning")
+METHODS = ("pdp", "pdp_cubic", "magnitude", "lightning")
 SPARSITIES = ("0.80", "0.90", "0.95", "2:4")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes at which the 72 trainings take about 40 minutes on one core."""
+    """Sizes at which the 96 trainings take about an hour on one core."""
 
     epochs: int = 12
     widths: tuple[int, ...] = (16, 24, 32)
@@ -147,7 +148,11 @@ def _callbacks(module: Trained, method: str, sparsity: str, epochs: int) -> list
         return []
     if method == "lightning":
         return [_model_pruning(module, float(sparsity), epochs)]
-    kind = {"pdp": PDPMasking, "magnitude": MagnitudePruning}[method]
+    kind = {
+        "pdp": PDPMasking,
+        "pdp_cubic": partial(PDPMasking, ramp="cubic"),
+        "magnitude": MagnitudePruning,
+    }[method]
     if sparsity == "2:4":
         return [kind(mode="n:m", pattern=sparsity, start=START, end=END)]
     return [kind(sparsity=float(sparsity), start=START, end=END)]
