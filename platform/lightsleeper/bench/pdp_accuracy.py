@@ -148,11 +148,12 @@ def _callbacks(module: Trained, method: str, sparsity: str, epochs: int) -> list
         return []
     if method == "lightning":
         return [_model_pruning(module, float(sparsity), epochs)]
-    kind = {
+    kinds: dict[str, Callable[..., Compression]] = {
         "pdp": PDPMasking,
         "pdp_cubic": partial(PDPMasking, ramp="cubic"),
         "magnitude": MagnitudePruning,
-    }[method]
+    }
+    kind = kinds[method]
     if sparsity == "2:4":
         return [kind(mode="n:m", pattern=sparsity, start=START, end=END)]
     return [kind(sparsity=float(sparsity), start=START, end=END)]
