@@ -17,15 +17,16 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 # what each package must not import; the programs sit beside cli and may import everything
 PROGRAMS = ("cli", "bench", "stages", "experiment")
-UPPER = ("deploy", "tracking", "search", "parsing", *PROGRAMS)
+UPPER = ("deploy", "tracking", "dashboard", "search", "parsing", *PROGRAMS)
 FORBIDDEN = {
     "data": ("models", "nn", *UPPER),
     "nn": ("models", "data", *UPPER),
     "metrics": ("models", "nn", "data", *UPPER),
     "models": UPPER,
-    "deploy": ("tracking", "search", *PROGRAMS),
-    "tracking": ("deploy", "search", *PROGRAMS),
-    "search": ("deploy", "cli", "bench"),
+    "deploy": ("tracking", "dashboard", "search", *PROGRAMS),
+    "tracking": ("deploy", "dashboard", "search", *PROGRAMS),
+    "dashboard": ("models", "nn", "data", "deploy", "search", "parsing", *PROGRAMS),
+    "search": ("deploy", "dashboard", "cli", "bench"),
     "stages": ("cli", "bench", "experiment"),
 }
 LEAVES = ("errors", "phones", "catalog")
