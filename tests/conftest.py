@@ -1,12 +1,17 @@
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Benchmarks of a machine wait for each other: those of tests only for those of other tests, also in child processes.
+tempfile.tempdir = os.environ["TMPDIR"] = str(Path(tempfile.gettempdir(), f"lightsleeper-tests-{os.getuid()}"))
+Path(tempfile.tempdir).mkdir(exist_ok=True)
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share helpers such as models/batches.py
 
