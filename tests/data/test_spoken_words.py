@@ -52,6 +52,8 @@ def test_batches_are_clips_of_one_length_with_the_number_of_their_word(synthesis
     assert batch["audio"].abs().amax(1).min() > 0.01
     for word, clip in zip(batch["word"].tolist(), batch["clip"].tolist(), strict=True):
         assert synthesised.words[word] == synthesised.said[clip]
+    voices = [synthesised.speakers[clip] for clip in batch["clip"].tolist()]
+    assert len(set(zip(voices, batch["speaker"].tolist(), strict=True))) == len(set(voices))
     assert sum(len(batch["word"]) for batch in synthesised.val_dataloader()) == 9
     assert [sum(len(batch["word"]) for batch in loader) for loader in synthesised.test_dataloader()] == [12]
     assert synthesised.test_names == [""]
@@ -99,6 +101,9 @@ def test_recordings_without_speakers_are_a_test_set_of_their_own(recorded: Path)
     data = SpokenWords(["no", "yes"], path=recorded, seed=1)
     data.setup("fit")
     assert data.test_names == ["", "unknown_speakers"]
+    named, unknown = (torch.cat([batch["speaker"] for batch in loader]) for loader in data.test_dataloader())
+    assert len(named.unique()) < len(named)
+    assert len(unknown.unique()) == len(unknown)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -6,17 +7,17 @@ from lightsleeper.metrics.classes import ClassMetrics
 from lightsleeper.metrics.resampling import draws
 
 
-def filled(predictions: list[int], labels: list[int], groups: list[int]) -> ClassMetrics:
-    metric = ClassMetrics()
+def filled(predictions: list[int], labels: list[int], groups: list[int], names: Sequence[str] = ()) -> ClassMetrics:
+    metric = ClassMetrics(names)
     rows = [torch.tensor(values) for values in (predictions, labels, groups)]
     metric.update(torch.ones(len(labels)), *rows)
     return metric
 
 
-def test_accuracy_macro_weighs_classes_alike() -> None:
+def test_macro_accuracy_weighs_classes_alike() -> None:
     found = filled([0, 0, 0, 1, 0], [0, 0, 0, 1, 1], [0, 1, 2, 3, 4]).results("")
     assert found["accuracy"].value == pytest.approx(4 / 5)
-    assert found["accuracy_macro"].value == pytest.approx((1 + 0.5) / 2)
+    assert found["macro_accuracy"].value == pytest.approx((1 + 0.5) / 2)
     assert found["loss"].value == 1
 
 
@@ -30,8 +31,32 @@ def test_intervals_come_from_whole_groups() -> None:
     assert (together.n, apart.n) == (10, 120)
 
 
+def test_recall_of_each_class_is_told_by_name() -> None:
+    labels, predictions = [0] * 10 + [1] * 10, [0] * 8 + [1] * 2 + [1] * 5 + [2] * 5
+    found = filled(predictions, labels, [row // 2 for row in range(20)], ["a", "b", "c"]).results("")
+    assert found["recall_a"].value == pytest.approx(0.8)
+    assert found["recall_a"].low < 0.8 < found["recall_a"].high
+    assert found["recall_a"].n == 5
+    assert math.isnan(found["recall_c"].value)
+    assert found["macro_accuracy"].value == pytest.approx((0.8 + 0.5) / 2)
+
+
+def test_what_no_resample_could_vary_has_wilsons_interval() -> None:
+    found = filled([0] * 10 + [0, 1], [0] * 10 + [1, 1], list(range(12)), ["a", "b"]).results("")
+    assert found["recall_a"].method == "Wilson"
+    assert found["recall_a"].high == pytest.approx(1.0)
+    assert found["recall_a"].low == pytest.approx(0.7225, abs=1e-3)  # of 10 in 10
+    assert found["accuracy"].method == "bootstrap over groups, 1000"
+
+
+def test_one_group_has_no_interval() -> None:
+    assert filled([0, 1], [0, 0], [3, 3], ["a", "b"]).results("")["recall_a"].low is None
+
+
 def test_no_row_has_no_value() -> None:
-    assert math.isnan(ClassMetrics().results("")["accuracy"].value)
+    found = ClassMetrics(["a", "b"]).results("")
+    assert set(found) == {"loss", "accuracy", "macro_accuracy", "recall_a", "recall_b"}
+    assert all(math.isnan(value.value) for value in found.values())
 
 
 def test_draws_are_whole_resamples_and_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_accuracies_are_those_of_the_rows() -> None:
     hit = predicted == batch["labels"]
     recalls = [float(hit[batch["labels"] == label].float().mean()) for label in range(3)]
     assert model.measured["test/accuracy"].value == pytest.approx(float(hit.float().mean()))
-    assert model.measured["test/accuracy_macro"].value == pytest.approx(sum(recalls) / 3)
+    assert model.measured["test/macro_accuracy"].value == pytest.approx(sum(recalls) / 3)
     assert model.measured["test/accuracy"].n == 10
 
 
@@ -173,7 +173,7 @@ def test_a_run_goes_through_every_stage_and_knows_its_classes() -> None:
     folder = start(classifier_recipe(Path("tiny.yaml"), "Classifier", run={"formats": ["onnx", "transformers"]}))
     record = read(folder)
     assert record.status == "finished"
-    assert record.headline == ["test/accuracy", "test/accuracy_macro"]
+    assert record.headline == ["test/accuracy", "test/macro_accuracy"]
     assert 0 <= record.metrics["test/accuracy"]["value"] <= 1
     assert record.artifacts[0]["latency"][0]["per"] == "text"
     network = AutoModelForSequenceClassification.from_pretrained(folder / "export" / "transformers")

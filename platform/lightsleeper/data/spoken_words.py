@@ -80,7 +80,8 @@ class SpokenWords(L.LightningDataModule):
 
     Without ``path`` the words are synthesised, once, and kept in the cache folder (needs the ``demo`` extra); with it,
     they are recordings listed in its manifest (``path,text[,speaker]``), of which those of other words are left out.
-    Batches: ``audio`` (B, samples), 16 kHz in [-1, 1]; ``word`` (B,), its number in ``words``; ``clip`` (B,).
+    Batches: ``audio`` (B, samples), 16 kHz in [-1, 1]; ``word`` (B,), its number in ``words``; ``clip`` (B,); and
+    ``speaker`` (B,), the same number for clips of one voice (a clip whose speaker is not named has its own).
 
     Example::
 
@@ -244,8 +245,11 @@ class SpokenWords(L.LightningDataModule):
 
     def _rows(self, part: str, shifted: tuple[int, SharedEpoch] | None = None) -> "_Rows":
         clips = self.parts[part]
-        numbers = {word: number for number, word in enumerate(self.words)}
-        return _Rows(self.source, clips, [numbers[self.said[clip]] for clip in clips], self.samples, shifted)
+        word = {word: number for number, word in enumerate(self.words)}
+        voice = {name: number for number, name in enumerate(sorted(set(self.speakers) - {""}))}
+        words = [word[self.said[clip]] for clip in clips]
+        speakers = [voice.get(self.speakers[clip], len(voice) + clip) for clip in clips]
+        return _Rows(self.source, clips, words, speakers, self.samples, shifted)
 
     def summary(self) -> dict[str, Any]:
         """What the record says of the data: identity, sizes, and which voices the parts share."""
@@ -268,10 +272,12 @@ class _Rows(Dataset):
         source: ClipSource,
         clips: Sequence[int],
         words: Sequence[int],
+        speakers: Sequence[int],
         samples: int,
         shifted: tuple[int, SharedEpoch] | None,
     ) -> None:
-        self.source, self.clips, self.words, self.samples, self.shifted = source, clips, words, samples, shifted
+        self.source, self.clips, self.words, self.speakers = source, clips, words, speakers
+        self.samples, self.shifted = samples, shifted
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -283,4 +289,4 @@ class _Rows(Dataset):
             place = float(np.random.default_rng([seed, epoch.get(), index]).random())
         audio = fit(self.source.audio(self.clips[index]), self.samples, place)
         return {"audio": torch.from_numpy(np.ascontiguousarray(audio)), "word": self.words[index],
-                "clip": self.clips[index]}  # fmt: skip
+                "clip": self.clips[index], "speaker": self.speakers[index]}  # fmt: skip

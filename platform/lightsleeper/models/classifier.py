@@ -39,7 +39,7 @@ class Classifier(Family):
         weight_decay: Decoupled weight decay of matrices and kernels; biases and norms have none.
     """
 
-    headline = ("test/accuracy", "test/accuracy_macro")
+    headline = ("test/accuracy", "test/macro_accuracy")
 
     def __init__(
         self,

@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from lightsleeper_callbacks.repconv import RepConv1d
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from lightsleeper.errors import UserError
-from lightsleeper.metrics.confusion import class_accuracy
-from lightsleeper.metrics.measurement import Measurement
+from lightsleeper.metrics.classes import ClassMetrics
 from lightsleeper.models.family import Batch, ExportGraph, Family
 from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
 from lightsleeper.nn.augment import FeatureAugment
@@ -145,7 +143,7 @@ class SpokenWordCNN(Family):
             layers += [ConvLayer(width, width, kernel, groups=width, **how), ConvLayer(width, width, 1, **how)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(width, len(words))
-        self.confusion = MulticlassConfusionMatrix(len(words))
+        self.class_metrics = ClassMetrics(words)
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._architecture)
@@ -178,27 +176,29 @@ class SpokenWordCNN(Family):
         gain = low + (high - low) * torch.rand(len(audio), 1, device=audio.device)
         return (audio * 10 ** (gain / 20)).clamp(-1, 1)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def _evaluate(self, batch: Batch) -> None:
         logits = self(batch["audio"])
-        self.log("val/loss", F.cross_entropy(logits, batch["word"]), batch_size=len(logits))
-        self.confusion.update(logits, batch["word"])
+        losses = F.cross_entropy(logits, batch["word"], reduction="none")
+        self.class_metrics.update(losses, logits.argmax(1), batch["word"], batch["speaker"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
-        found = class_accuracy(self.confusion.compute(), self.words, intervals=False)
-        for name in ("accuracy", "macro_accuracy"):
-            self.log(f"val/{name}", found[name].value, prog_bar=name == "macro_accuracy")
-        self.confusion.reset()
+        found = self.class_metrics.results("val/", intervals=False)
+        for name in ("val/loss", "val/accuracy", "val/macro_accuracy"):
+            self.log(name, found[name].value, prog_bar=name == "val/macro_accuracy")
+        self.class_metrics.reset()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.confusion.update(self(batch["audio"]), batch["word"])
+        self._evaluate(batch)
         # Test sets come one after the other; close each at its last batch.
         if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
             name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
-            prefix = f"test/{name}/" if name else "test/"
-            found: dict[str, Measurement] = class_accuracy(self.confusion.compute(), self.words)
-            self.measured.update({prefix + key: value for key, value in found.items()})
-            self.log_dict({prefix + key: value.value for key, value in found.items()}, add_dataloader_idx=False)
-            self.confusion.reset()
+            found = self.class_metrics.results(f"test/{name}/" if name else "test/")
+            self.measured.update(found)
+            self.log_dict({key: value.value for key, value in found.items()}, add_dataloader_idx=False)
+            self.class_metrics.reset()
 
     def configure_optimizers(self) -> Any:
         return scheduled_adamw(self.trainer, self.parameters(), self.lr, self.weight_decay, "cosine", self.warmup_steps)
