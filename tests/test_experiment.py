@@ -138,6 +138,15 @@ def test_a_step_whose_deliverable_was_deleted_runs_again():
     assert len(list(Path("runs/step").iterdir())) == 2
 
 
+def test_a_step_that_finished_without_a_format_asked_for_runs_again():
+    path = two_recipes()
+    formats = "--requires.encoder.set.run={stages: [fit, finalize, export], formats: %s}"
+    for asked in ("[onnx]", "[onnx, packed]", "[packed]"):
+        start(path, "--trainer.max_epochs=1", formats % asked)
+    assert [artifact["format"] for artifact in read(last("step")).artifacts] == ["onnx", "packed"]
+    assert len(list(Path("runs/step").iterdir())) == 2
+
+
 def test_a_step_that_ships_by_another_metric_is_another_step():
     path = two_recipes()
     start(path, "--trainer.max_epochs=1")

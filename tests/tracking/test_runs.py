@@ -110,6 +110,24 @@ def test_only_a_finished_run_with_all_stages_and_its_model_is_reused(tmp_path: P
     assert finished_with(tmp_path, "tiny", "h", {"fit", "test"}) is None
 
 
+def test_only_a_run_that_still_has_the_formats_is_reused(tmp_path: Path):
+    def exported(run_id: str, *formats: str) -> Path:
+        artifacts = [{"format": name, "path": f"export/model.{name}"} for name in formats]
+        folder = make(tmp_path, run_id, stages={"export": "finished"}, artifacts=artifacts)
+        (folder / "export").mkdir()
+        for name in formats:
+            (folder / "export" / f"model.{name}").touch()
+        return folder
+
+    both = exported("20261101-120000-aaaa", "onnx", "packed")
+    exported("20261102-120000-bbbb", "onnx")
+    lost = exported("20261103-120000-cccc", "onnx", "packed")
+    (lost / "export" / "model.packed").unlink()
+    assert finished_with(tmp_path, "tiny", "h", {"export"}, {"packed"}) == both
+    assert finished_with(tmp_path, "tiny", "h", {"export"}, {"onnx"}) == lost
+    assert finished_with(tmp_path, "tiny", "h", {"export"}, {"coreml"}) is None
+
+
 def test_differences_are_named_by_dotted_setting(tmp_path: Path):
     first = read(make(tmp_path, "a", knobs={"model.dim": 1, "seed_everything": 1, "model.only": 2}))
     second = read(make(tmp_path, "b", knobs={"model.dim": 2, "seed_everything": 1}))

@@ -22,7 +22,6 @@ from lightsleeper import recipe as recipes
 from lightsleeper.errors import UserError
 from lightsleeper.stages.console import Log
 from lightsleeper.stages.plan import plan
-from lightsleeper.tracking.runs import finished_with
 
 WARM_UP = 5  # steps thrown away: workers start, allocators grow
 ROUNDS = 3  # of loader, memory, loader, memory, ...
@@ -96,7 +95,7 @@ def _parts(recipe: recipes.Recipe, runs_dir: Path) -> parsing.Parts:
     todo = plan(recipe)
     folders: dict[str, Path] = {}
     for name, step in todo.steps.items():
-        found = finished_with(runs_dir, step.recipe.name, step.hash, set(step.config["run"]["stages"]))
+        found = step.finished(runs_dir)
         if found is None:
             raise UserError(f"requires.{name}: run it first: `lightning run {step.recipe.name}`.")
         folders[name] = found.absolute()

@@ -58,7 +58,9 @@ class Plan:
 
     def finished(self, runs_dir: Path) -> Path | None:
         """The folder of a run that makes this one, as a required step, needless."""
-        return finished_with(runs_dir, self.recipe.name, self.hash, set(self.settings.stages))
+        stages = set(self.settings.stages)
+        formats = set(self.settings.formats) if "export" in stages else set()  # which are no part of the hash
+        return finished_with(runs_dir, self.recipe.name, self.hash, stages, formats)
 
     @property
     def identity(self) -> recipes.Config:

@@ -20,7 +20,6 @@ from lightsleeper.errors import UserError
 from lightsleeper.stages.console import Log, stoppable
 from lightsleeper.stages.fit import fit
 from lightsleeper.stages.plan import Plan
-from lightsleeper.tracking.runs import finished_with
 
 _HASH, _FOLDER = "LIGHTSLEEPER_RANK_HASH", "LIGHTSLEEPER_RANK_FOLDER"
 
@@ -59,7 +58,7 @@ def follow(todo: Plan, runs_dir: Path, folder: Path | None = None) -> Path:
     todo = candidates[0]
     steps: dict[str, Path] = {}
     for name, step in todo.steps.items():
-        found = finished_with(runs_dir, step.recipe.name, step.hash, set(step.config["run"]["stages"]))
+        found = step.finished(runs_dir)
         if found is None:
             raise UserError(f"requires.{name}: run {step.recipe.name} once, in one process, before several.")
         steps[name] = found.absolute()

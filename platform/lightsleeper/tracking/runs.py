@@ -4,7 +4,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -96,19 +96,25 @@ def _last(root: Path, recipe: str | None) -> Path:
     raise UserError(f"no last run: there are no runs{f' of {recipe}' if recipe else ''} under {root}.")
 
 
-def finished_with(root: Path, recipe: str, config_hash: str, stages: set[str]) -> Path | None:
-    """Folder of the newest finished run of ``recipe`` with this hash that went through ``stages``.
+def finished_with(
+    root: Path, recipe: str, config_hash: str, stages: Set[str], formats: Set[str] = frozenset()
+) -> Path | None:
+    """Folder of the newest finished run of ``recipe`` with this hash that went through ``stages`` and has ``formats``.
 
-    A run whose deliverable was deleted does not count.
+    A run whose deliverable was deleted does not count: the model where it was finalized, a file of one of ``formats``.
     """
     for path in sorted((root / recipe).glob(f"*/{FILE}"), reverse=True):
         try:
             record = read(path)
         except UserError:
             continue
+        if record.status != "finished" or record.hash != config_hash:
+            continue
         done = {name for name, state in record.stages.items() if state == "finished"}
         kept = "finalize" not in stages or (path.parent / "export" / "model.json").is_file()
-        if record.status == "finished" and record.hash == config_hash and stages <= done and kept:
+        written = {artifact["format"] for artifact in record.artifacts}
+        lost = {a["format"] for a in record.artifacts if not (path.parent / a["path"]).is_file()}
+        if stages <= done and kept and formats <= written - lost:
             return path.parent
     return None
 
