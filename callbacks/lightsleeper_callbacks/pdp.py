@@ -7,7 +7,7 @@ equations are in ``masks``. Not stated there, so decided here:
 - channels: budgets are shared out by the L2 norm of a channel, not divided by its size (under the usual
   initialisations it is then alike in all layers); channels tied by an addition have one mask, whose magnitude is the
   root mean square over the tied layers; behind a batch norm, the mask acts on that norm's weight and bias, as a norm
-  would undo it otherwise. See ``channels``.
+  would undo it otherwise. See ``channel_masks``.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightsleeper_callbacks import channels, masks
+from lightsleeper_callbacks import channel_masks, channels, masks
 from lightsleeper_callbacks.base import Compression, Phase
 from lightsleeper_callbacks.masking import GroupMask, WeightMask
 from lightsleeper_callbacks.schedule import check_ramp, ramp
@@ -33,7 +33,7 @@ class Masked:
     name: str
     size: int
     target: Target | None
-    mask: Any  # WeightMask, GroupMask or channels.Gate
+    mask: Any  # WeightMask, GroupMask or channel_masks.Gate
 
     @property
     def weight(self) -> Tensor:
@@ -93,7 +93,7 @@ class Pruning(Compression):
         self._names: list[str] = []
         self._shrunk: tuple[int, int] | None = None
         self._found: weakref.WeakKeyDictionary[nn.Module, list[Masked]] = weakref.WeakKeyDictionary()
-        self._plans: weakref.WeakKeyDictionary[nn.Module, list[channels.Group]] = weakref.WeakKeyDictionary()
+        self._plans: weakref.WeakKeyDictionary[nn.Module, list[channel_masks.Group]] = weakref.WeakKeyDictionary()
 
     def shape(self, done: float) -> float:
         """Share of the budget that goes when ``done`` of the ramp is over."""
@@ -115,7 +115,7 @@ class Pruning(Compression):
 
     def prepare(self, module: nn.Module) -> None:
         if self.mode == "channel":
-            channels.attach(module, self._plan(module), self.tau)
+            channel_masks.attach(module, self._plan(module), self.tau)
         else:
             for target in self._targets(module):
                 attach(target, self._mask(target))
@@ -154,7 +154,7 @@ class Pruning(Compression):
             )
         return [t for t in found if t not in uneven]
 
-    def _plan(self, module: nn.Module) -> list[channels.Group]:
+    def _plan(self, module: nn.Module) -> list[channel_masks.Group]:
         if module not in self._plans:
             chosen = find(module, self.targets, self.exclude, kinds=("Linear", "Conv"))
             if (twice := next((t for t in chosen if _pruned_already(t)), None)) is not None:
@@ -239,7 +239,7 @@ class Pruning(Compression):
                     self._names.append(entry.name)
                     detach(entry.target, entry.mask, entry.mask.hard(entry.weight))
             if self.mode == "channel":
-                self._removed, self._names = channels.bake(module)
+                self._removed, self._names = channel_masks.bake(module)
         return module
 
     def simplify(self, module: nn.Module) -> tuple[nn.Module, Structure]:
@@ -274,7 +274,7 @@ class Pruning(Compression):
         full = self.mode == "n:m"  # its hard mask knows no ramp
         gone = {e.name: (e.mask.budget if full and e.mask.pruned else e.mask.pruned) for e in masked}
         found = {"compress/sparsity": sum(gone.values()) / sum(entry.size for entry in masked)}
-        zeros = channels.zeros(module) if self.mode == "channel" else sum(gone.values())
+        zeros = channel_masks.zeros(module) if self.mode == "channel" else sum(gone.values())
         found["compress/sparsity_model"] = zeros / _parameters(module)
         if self.tau != 0:
             found["compress/softness"] = max(_gap(entry)[1] for entry in masked)
@@ -287,7 +287,7 @@ class Pruning(Compression):
 
 def _collect(module: nn.Module, mode: Mode) -> Iterator[Masked]:
     if mode == "channel":
-        for gate in channels.gates(module):
+        for gate in channel_masks.gates(module):
             yield Masked(gate.name, gate.size, None, gate)
     else:
         kind = WeightMask if mode == "unstructured" else GroupMask
@@ -311,7 +311,7 @@ def _gap(entry: Masked) -> tuple[float, float]:
 def _pruned_already(target: Target) -> bool:
     layer, name = target.owners[0]
     chain = getattr(layer, "parametrizations", {})
-    kinds = (WeightMask, GroupMask, channels.ChannelMask)
+    kinds = (WeightMask, GroupMask, channel_masks.ChannelMask)
     return name in chain and any(isinstance(transform, kinds) for transform in chain[name])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from callbacks.pruned import Regression, batches, residual, scramble, trainer
-from lightsleeper_callbacks import channels, masks
+from lightsleeper_callbacks import channel_masks, masks
 from lightsleeper_callbacks.finalize import finalize, load_compressed, save_compressed
 from lightsleeper_callbacks.pdp import PDPMasking
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ def test_tied_layers_have_one_budget_and_one_mask():
     callback = PDPMasking(0.5, "channel", **AT_ONCE)
     callback.prepare_once(model)
     callback.step(model, 0.5)
-    found = channels.gates(model)
+    found = channel_masks.gates(model)
     assert [gate.size for gate in found] == [8, 8, 16, 16]
     assert sum(gate.budget for gate in found) == 24
     model.eval()
@@ -93,7 +93,7 @@ def test_training_multiplies_what_no_norm_would_undo():
     callback.prepare_once(model)
     callback.step(model, 0.5)
     network = model.network
-    gate = channels.gates(model)[0].mask()
+    gate = channel_masks.gates(model)[0].mask()
     assert network.stem.weight is network.stem.parametrizations.weight.original  # a norm follows
     assert torch.allclose(network.norm.weight, network.norm.parametrizations.weight.original * gate)
     assert torch.allclose(network.norm2.bias, network.norm2.parametrizations.bias.original * gate)
@@ -105,7 +105,7 @@ def test_the_gradient_reaches_every_tied_weight_as_autograd_says():
     callback.prepare_once(model)
     callback.step(model, 0.5)
     network = model.network
-    gate = channels.gates(model)[0]
+    gate = channel_masks.gates(model)[0]
     originals = [getattr(network, n).parametrizations["weight"].original for n in ("stem", "conv2", "norm", "norm2")]
     loss = (network.norm.weight * 0.3).sum() + network.norm2.weight.square().sum()
     found = torch.autograd.grad(loss, originals)
