@@ -16,15 +16,16 @@ from transformers import AutoModelForCausalLM
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.language import LanguageMetrics
 from lightsleeper.models import hub
-from lightsleeper.models.family import Batch, ExportGraph, Family, read_model
-from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
-from lightsleeper.nn.ranges import above_zero, at_least
+from lightsleeper.models.family import Batch, ExportGraph, read_model
+from lightsleeper.models.hub import HubFamily
+from lightsleeper.nn.optimizer import Schedule
+from lightsleeper.nn.ranges import at_least
 
 IGNORED = -100  # a target that is not scored
 FLOAT_BYTES = 4
 
 
-class CausalLM(Family):
+class CausalLM(HubFamily):
     """A causal language model of transformers: by hub name, local folder, GGUF file or config.
 
     ``net`` is the transformers network itself; run format ``transformers`` writes it as a folder that
@@ -44,6 +45,7 @@ class CausalLM(Family):
     """
 
     headline = ("test/bits_per_byte", "test/perplexity")
+    metrics: LanguageMetrics
 
     def __init__(
         self,
@@ -58,13 +60,9 @@ class CausalLM(Family):
         warmup_steps: int = 50,
         weight_decay: float = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, schedule, warmup_steps, weight_decay)
         hub.need_one(pretrained=pretrained, config=config, init_from=init_from)
         at_least(1, prompt_tokens=prompt_tokens)
-        at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay)
-        above_zero(lr=lr)
-        self.lr, self.schedule = lr, schedule
-        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
         start = None if init_from is None else read_model(init_from, "CausalLM", "init_from")
         if pretrained is not None:
             self.net = hub.pretrained(AutoModelForCausalLM, pretrained, revision, gguf_file)
@@ -74,7 +72,7 @@ class CausalLM(Family):
         if start is not None:
             hub.load_weights(self, start)
         self.prompt_tokens = min(prompt_tokens, self.window or prompt_tokens)
-        self.language_metrics = LanguageMetrics()
+        self.metrics = LanguageMetrics()
         # What a callback that traces the network sends through it.
         self.example_input_array = {"input_ids": torch.zeros(1, min(16, self.window or 16), dtype=torch.int64)}
 
@@ -99,15 +97,8 @@ class CausalLM(Family):
         """Refuse data that this network cannot read; raises UserError."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         tokens, model_tokens = getattr(data, "vocab_size", None), int(self.text_config.vocab_size)
-        if tokens is not None and tokens > model_tokens:
-            raise UserError(
-                f"the data has {tokens} different tokens, the model knows {model_tokens}: set model.config.vocab_size "
-                "or data.tokenizer."
-            )
-        if tokens is not None and 2 * tokens < model_tokens:
-            raise UserError(
-                f"the data has {tokens} different tokens, the model {model_tokens}: data.tokenizer is not the model's."
-            )
+        if tokens is not None:
+            hub.check_vocabulary(tokens, model_tokens)
         context = getattr(data, "context_tokens", None)
         if context is not None and self.window is not None and context > self.window:
             raise UserError(f"data.context_tokens is {context}, the model has positions for {self.window}.")
@@ -122,34 +113,7 @@ class CausalLM(Family):
         targets = batch["targets"]
         losses = F.cross_entropy(self(batch["input_ids"]).mT, targets, ignore_index=IGNORED, reduction="none")
         documents = batch["documents"].masked_fill(targets == IGNORED, -1)
-        self.language_metrics.update(losses, documents, batch["bytes"])
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        results = self.language_metrics.results("val/", intervals=False)
-        self.log_dict({name: m.value for name, m in results.items()}, prog_bar=True)
-        self.language_metrics.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.measured = self.language_metrics.results("test/")
-        self.log_dict({name: m.value for name, m in self.measured.items()})
-        self.language_metrics.reset()
-
-    def configure_optimizers(self) -> Any:
-        return scheduled_adamw(
-            self.trainer,
-            self.parameters(),
-            self.lr,
-            self.weight_decay,
-            self.schedule,
-            self.warmup_steps,
-            decay="matrices",
-        )
+        self.metrics.update(losses, documents, batch["bytes"])
 
     def context(self) -> dict[str, float | None]:
         """The window in tokens, and the bytes of a float32 KV cache that is full; None where there is no such cache."""
@@ -192,11 +156,6 @@ class CausalLM(Family):
                 per="prompt",
             )
         ]
-
-    def save_transformers(self, folder: Path) -> None:
-        if self.structure:
-            raise UserError("layers were folded or narrowed by compression: transformers cannot build this network.")
-        hub.save(self.net, folder)
 
 
 class Prefill(nn.Module):

@@ -15,14 +15,15 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.classes import ClassMetrics
 from lightsleeper.models import hub
-from lightsleeper.models.family import Batch, ExportGraph, Family, read_model
-from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
-from lightsleeper.nn.ranges import above_zero, at_least, share
+from lightsleeper.models.family import Batch, ExportGraph, read_model
+from lightsleeper.models.hub import HubFamily
+from lightsleeper.nn.optimizer import Schedule
+from lightsleeper.nn.ranges import at_least, share
 
 INPUTS = ("input_ids", "attention_mask", "pixel_values")
 
 
-class Classifier(Family):
+class Classifier(HubFamily):
     """An image or text classifier of transformers: by hub name, local folder or config.
 
     Args:
@@ -40,6 +41,7 @@ class Classifier(Family):
     """
 
     headline = ("test/accuracy", "test/macro_accuracy")
+    metrics: ClassMetrics
 
     def __init__(
         self,
@@ -55,16 +57,12 @@ class Classifier(Family):
         warmup_steps: int = 50,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__()
+        super().__init__(lr, schedule, warmup_steps, weight_decay)
         hub.need_one(pretrained=pretrained, config=config, init_from=init_from)
         at_least(2, classes=classes)
         at_least(1, sample_size=sample_size)
-        at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay)
         share(label_smoothing=label_smoothing, below_one=True)
-        above_zero(lr=lr)
-        self.lr, self.schedule = lr, schedule
-        self.warmup_steps, self.weight_decay, self.label_smoothing = warmup_steps, weight_decay, label_smoothing
-        self.sample_size = sample_size
+        self.label_smoothing, self.sample_size = label_smoothing, sample_size
         start = None if init_from is None else read_model(init_from, "Classifier", "init_from")
         if pretrained is not None:
             auto = _auto(hub.model_type(pretrained, revision))
@@ -74,7 +72,7 @@ class Classifier(Family):
             self.net = hub.created(_auto(fields.get("model_type")), fields)
         if start is not None:
             hub.load_weights(self, start)
-        self.class_metrics = ClassMetrics()
+        self.metrics = ClassMetrics()
         # What a callback that traces the network sends through it.
         (example,) = self.export_spec()[0].sample(0).values()
         self.example_input_array = {"pixel_values" if self.reads_images else "input_ids": example}
@@ -106,13 +104,7 @@ class Classifier(Family):
             raise UserError(f"a {config.model_type} classifies {kind}, which {type(data).__name__} does not give.")
         if self.reads_images or tokens is None:
             return
-        if tokens > config.vocab_size:
-            raise UserError(f"the data has {tokens} different tokens, the model knows {config.vocab_size}.")
-        if 2 * tokens < config.vocab_size:
-            raise UserError(
-                f"the data has {tokens} different tokens, the model {config.vocab_size}: data.tokenizer is not the "
-                "model's."
-            )
+        hub.check_vocabulary(tokens, config.vocab_size)
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and data.context_tokens > longest:
             raise UserError(f"data.max_length is {data.context_tokens}, the model has positions for {longest}.")
@@ -151,34 +143,7 @@ class Classifier(Family):
     def _evaluate(self, batch: Batch) -> None:
         logits = self._logits(batch)
         losses = F.cross_entropy(logits, batch["labels"], reduction="none")
-        self.class_metrics.update(losses, logits.argmax(-1), batch["labels"], batch["groups"])
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        results = self.class_metrics.results("val/", intervals=False)
-        self.log_dict({name: m.value for name, m in results.items()}, prog_bar=True)
-        self.class_metrics.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.measured = self.class_metrics.results("test/")
-        self.log_dict({name: m.value for name, m in self.measured.items()})
-        self.class_metrics.reset()
-
-    def configure_optimizers(self) -> Any:
-        return scheduled_adamw(
-            self.trainer,
-            self.parameters(),
-            self.lr,
-            self.weight_decay,
-            self.schedule,
-            self.warmup_steps,
-            decay="matrices",
-        )
+        self.metrics.update(losses, logits.argmax(-1), batch["labels"], batch["groups"])
 
     def export_spec(self) -> list[ExportGraph]:
         """One unpadded text (1, T), or one image (1, C, H, W), to the logits (1, classes)."""
@@ -217,11 +182,6 @@ class Classifier(Family):
                 per="text",
             )
         ]
-
-    def save_transformers(self, folder: Path) -> None:
-        if self.structure:
-            raise UserError("layers were folded or narrowed by compression: transformers cannot build this network.")
-        hub.save(self.net, folder)
 
 
 class Logits(nn.Module):

@@ -1,4 +1,5 @@
 """Networks of the transformers library: from the hub, a local folder, a GGUF file or a config; and back to a folder.
+What the families around one such network share.
 
 Code from the hub is never run, and weights are float32 until `trainer.precision` says otherwise. A GGUF file is
 dequantised once and kept in the cache: transformers takes 18 s for 135 M parameters (measured), and a run builds its
@@ -29,12 +30,79 @@ from transformers.utils import logging as transformers_logging
 
 from lightsleeper.data.cache import cache_folder, content_hash, file_digest
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.models.family import SavedModel
+from lightsleeper.metrics.classes import ClassMetrics
+from lightsleeper.metrics.language import LanguageMetrics
+from lightsleeper.models.family import Batch, Family, SavedModel
+from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
+from lightsleeper.nn.ranges import above_zero, at_least
 
 Auto = type[_BaseAutoModelClass]
 
 OLD_KEYS = ("rope_theta", "rope_scaling", "num_labels", "id2label", "label2id")  # read, but no fields of a config
 SAVED_BY = "transformers_version"
+
+
+class HubFamily(Family):
+    """A family around one network of transformers: a subclass sets ``net`` and ``metrics``.
+
+    ``_evaluate`` updates ``metrics`` with a batch of validation or test.
+    """
+
+    net: PreTrainedModel
+    metrics: LanguageMetrics | ClassMetrics
+
+    def __init__(self, lr: float, schedule: Schedule, warmup_steps: int, weight_decay: float) -> None:
+        super().__init__()
+        at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay)
+        above_zero(lr=lr)
+        self.lr, self.schedule = lr, schedule
+        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
+
+    def _evaluate(self, batch: Batch) -> None:
+        raise NotImplementedError
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        results = self.metrics.results("val/", intervals=False)
+        self.log_dict({name: m.value for name, m in results.items()}, prog_bar=True)
+        self.metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.measured = self.metrics.results("test/")
+        self.log_dict({name: m.value for name, m in self.measured.items()})
+        self.metrics.reset()
+
+    def configure_optimizers(self) -> Any:
+        return scheduled_adamw(
+            self.trainer,
+            self.parameters(),
+            self.lr,
+            self.weight_decay,
+            self.schedule,
+            self.warmup_steps,
+            decay="matrices",
+        )
+
+    def save_transformers(self, folder: Path) -> None:
+        if self.structure:
+            raise UserError("layers were folded or narrowed by compression: transformers cannot build this network.")
+        save(self.net, folder)
+
+
+def check_vocabulary(data: int, model: int) -> None:
+    """Raise UserError where the data's tokens are not the model's: more of them, or fewer than half."""
+    if data > model:
+        raise UserError(
+            f"the data has {data} different tokens, the model knows {model}: set model.config.vocab_size or "
+            "data.tokenizer."
+        )
+    if 2 * data < model:
+        raise UserError(f"the data has {data} different tokens, the model {model}: data.tokenizer is not the model's.")
 
 
 def need_one(**sources: Any) -> None:
