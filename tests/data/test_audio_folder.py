@@ -398,7 +398,7 @@ def test_a_speaker_or_text_that_does_not_occur_is_named(folder: Path, arguments:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"val_fraction": 1.5}, "val_fraction is 1.5"),
+        ({"val_fraction": 1.5}, "val_fraction must lie between 0 and 1, got 1.5"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"evaluate_only": True, "test_speakers": ["ann"]}, "nothing to train on"),
         ({"mix": L.LightningDataModule()}, "mix needs"),

@@ -112,9 +112,10 @@ def test_recordings_without_speakers_are_a_test_set_of_their_own(recorded: Path)
         ({"words": ["yes"]}, "two or more different ones"),
         ({"words": ["yes", "Yes"]}, "two or more different ones"),
         ({"train_clips": 0}, "train_clips must be at least 1, got 0"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
         ({"held_out_voices": 85}, "leave none of the 89 voices"),
         ({"clip_seconds": 0.0}, "clip_seconds must lie between"),
-        ({"test_fraction": 1.0}, "test_fraction is 1.0"),
+        ({"test_fraction": 1.0}, "test_fraction must lie between 0 and 1, got 1.0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict, message: str):

@@ -18,6 +18,7 @@ from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import Recording, check_names, read_manifest
 from lightsleeper.data.mixing import MixedLoader
 from lightsleeper.data.pairs import Pairs, build_closed_set, build_p1
+from lightsleeper.data.ranges import between
 from lightsleeper.data.rows import EvaluationRows, NegativeTexts, Pronouncer, TrainingRows, confusions
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.speaker_split import TEST, UNKNOWN_SPEAKERS, UNSEEN_WORDS, limited, set_name, split_by_speaker
@@ -97,9 +98,7 @@ class AudioFolder(L.LightningDataModule):
             seed: of splits, order and draws; None: the run's seed.
         """
         super().__init__()
-        for name, share in (("test_fraction", test_fraction), ("val_fraction", val_fraction), ("mix_share", mix_share)):
-            if not 0 < share < 1:
-                raise UserError(f"{name} is {share}; it must lie between 0 and 1.")
+        between(0, 1, test_fraction=test_fraction, val_fraction=val_fraction, mix_share=mix_share)
         theirs: int | None = getattr(mix, "negatives_per_clip", None)
         if negatives_per_clip is None:
             negatives_per_clip = theirs or 0

@@ -22,6 +22,7 @@ from lightsleeper.data.batch import BucketBatchSampler
 from lightsleeper.data.cache import content_hash
 from lightsleeper.data.documents import PARTS, read_files, standard_library
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset, open_processor, open_tokenizer
+from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.statements import KINDS, statement_rows
 from lightsleeper.data.tokens import BYTE_TOKENS, END, byte_tokenizer
@@ -102,16 +103,9 @@ class _Labelled(L.LightningDataModule):
         self, batch_size: int, eval_batch_size: int, val_fraction: float, test_fraction: float, workers: int
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("workers", workers, 0),
-        ):
-            if value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}.")
-        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if not 0 < share < 0.5:
-                raise UserError(f"{name} must lie between 0 and 0.5, got {share}.")
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(0, workers=workers)
+        between(0, 0.5, val_fraction=val_fraction, test_fraction=test_fraction)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.workers = workers
@@ -218,8 +212,7 @@ class LabelledText(_Labelled):
             seed: Of the training order. None: the run's seed.
         """
         super().__init__(batch_size, eval_batch_size, val_fraction, test_fraction, workers)
-        if max_length < 8:
-            raise UserError(f"max_length must be at least 8, got {max_length}.")
+        at_least(8, max_length=max_length)
         self.dataset, self.subset, self.revision = dataset, subset, revision
         self.text_column, self.label_column = text_column, label_column
         self.tokenizer_name = tokenizer
@@ -346,8 +339,7 @@ class LabelledImages(_Labelled):
         super().__init__(batch_size, eval_batch_size, val_fraction, test_fraction, workers)
         if channels not in (1, 3):
             raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}.")
-        if image_size < 1:
-            raise UserError(f"image_size must be at least 1, got {image_size}.")
+        at_least(1, image_size=image_size)
         self.dataset, self.subset, self.revision = dataset, subset, revision
         self.image_column, self.label_column = image_column, label_column
         self.processor = processor

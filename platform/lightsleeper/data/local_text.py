@@ -18,6 +18,7 @@ from lightsleeper.data.batch import BucketBatchSampler
 from lightsleeper.data.cache import content_hash
 from lightsleeper.data.documents import PARTS, Documents, collect, list_files, read_files, standard_library
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset, open_tokenizer
+from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.tokens import (
     BYTE_TOKENS,
@@ -93,18 +94,12 @@ class LocalText(L.LightningDataModule):
         super().__init__()
         if path is not None and dataset is not None:
             raise UserError("give path or dataset, not both.")
-        limits = {"eval_documents": eval_documents, "eval_document_tokens": eval_document_tokens}
-        sizes = {"context_tokens": context_tokens, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for name, value in {**sizes, **limits}.items():
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}.")
-        if workers < 0:
-            raise UserError(f"workers must be at least 0, got {workers}.")
+        at_least(1, context_tokens=context_tokens, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(1, eval_documents=eval_documents, eval_document_tokens=eval_document_tokens)
+        at_least(0, workers=workers)
+        between(0, 0.5, val_fraction=val_fraction, test_fraction=test_fraction)
         if Path(pattern).is_absolute() or not pattern:
             raise UserError(f"pattern is a glob inside a folder, got '{pattern}'.")
-        for name, share in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-            if not 0 < share < 0.5:
-                raise UserError(f"{name} must lie between 0 and 0.5, got {share}.")
         self.paths = [path] if isinstance(path, str) else path
         self.pattern = pattern
         self.dataset, self.subset, self.revision, self.column = dataset, subset, revision, column

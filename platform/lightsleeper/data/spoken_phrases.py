@@ -30,6 +30,7 @@ from lightsleeper.data.phrase_script import (
     split_vocabulary,
     write_script,
 )
+from lightsleeper.data.ranges import at_least
 from lightsleeper.data.rows import EvaluationRows, Pronouncer
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.synthesis import VARIANTS
@@ -102,12 +103,12 @@ class SpokenPhrases(L.LightningDataModule):
             seed: of training order and drawn negatives. None: the run's seed.
         """
         super().__init__()
-        _at_least(1, train_phrases=train_phrases, max_words=max_words, episodes=episodes)
-        _at_least(1, validation_episodes=validation_episodes, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        _at_least(0, negatives_per_clip=negatives_per_clip, workers=workers, corpus_seed=corpus_seed)
-        _at_least(20, vocabulary=vocabulary)
-        _at_least(KEYWORD_VOICES, held_out_voices=held_out_voices, validation_voices=validation_voices)
-        _at_least(1, build_workers=1 if build_workers is None else build_workers)
+        at_least(1, train_phrases=train_phrases, max_words=max_words, episodes=episodes)
+        at_least(1, validation_episodes=validation_episodes, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        at_least(0, negatives_per_clip=negatives_per_clip, workers=workers, corpus_seed=corpus_seed)
+        at_least(20, vocabulary=vocabulary)
+        at_least(KEYWORD_VOICES, held_out_voices=held_out_voices, validation_voices=validation_voices)
+        at_least(1, build_workers=build_workers)
         if held_out_voices + validation_voices >= len(VARIANTS):
             raise UserError(
                 f"held_out_voices {held_out_voices} and validation_voices {validation_voices} leave none of the "
@@ -302,9 +303,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "missing"
     return found
-
-
-def _at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}.")

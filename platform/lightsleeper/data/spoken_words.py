@@ -27,6 +27,7 @@ from lightsleeper.data.corpus_build import Line
 from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import Recording, check_names, read_manifest
 from lightsleeper.data.phrase_script import draw_line, split_voices
+from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.rows import ClipSource
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.speaker_split import TEST, set_name, split_by_speaker
@@ -143,12 +144,10 @@ class SpokenWords(L.LightningDataModule):
             seed: of training order, placement and the split of recordings. None: the run's seed.
         """
         super().__init__()
-        counts = {"train_clips": train_clips, "validation_clips": validation_clips, "test_clips": test_clips}
-        counts |= {"held_out_voices": held_out_voices, "validation_voices": validation_voices}
-        counts |= {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for name, value in {**counts, "build_workers": build_workers or 1}.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}.")
+        at_least(1, train_clips=train_clips, validation_clips=validation_clips, test_clips=test_clips)
+        at_least(1, held_out_voices=held_out_voices, validation_voices=validation_voices)
+        at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, build_workers=build_workers)
+        at_least(0, workers=workers)
         if held_out_voices + validation_voices >= len(VARIANTS):
             raise UserError(
                 f"held_out_voices {held_out_voices} and validation_voices {validation_voices} leave none of the "
@@ -156,9 +155,7 @@ class SpokenWords(L.LightningDataModule):
             )
         if not 0.1 <= clip_seconds <= 60:
             raise UserError(f"clip_seconds must lie between 0.1 and 60, got {clip_seconds}.")
-        for name, share in (("test_fraction", test_fraction), ("val_fraction", val_fraction)):
-            if not 0 < share < 1:
-                raise UserError(f"{name} is {share}; it must lie between 0 and 1.")
+        between(0, 1, test_fraction=test_fraction, val_fraction=val_fraction)
         self.words = [" ".join(split_words(word)) for word in (WORDS if words is None else words)]
         if len(self.words) < 2 or len(set(self.words)) < len(self.words):
             raise UserError(f"words must be two or more different ones, got {self.words}.")
