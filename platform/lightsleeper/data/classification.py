@@ -4,96 +4,29 @@ Parts that the source does not have are drawn from its training rows by a hash: 
 together, or of the row's number.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lightsleeper.data.batch import BucketBatchSampler
 from lightsleeper.data.cache import content_hash
 from lightsleeper.data.documents import PARTS, read_files, standard_library
-from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset, open_processor, open_tokenizer
+from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset, open_processor
+from lightsleeper.data.labelled_rows import ImageRows, Processed, Rows, SquareImage, TextRows
+from lightsleeper.data.labels import hash_of, parts_of, read_labels
 from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.statements import KINDS, statement_rows
-from lightsleeper.data.tokens import BYTE_TOKENS, END, byte_tokenizer
+from lightsleeper.data.tokens import END, Tokenized
 from lightsleeper.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 STATEMENTS = {"train": 24_000, "val": 2_400, "test": 2_400}
 PAD = 0  # a byte that no text holds
-
-Labels = NDArray[np.int64]
-
-
-class Rows(Dataset):
-    """One part: its rows, the class (rows,) and the group (rows,) of each; rows of one group are not independent."""
-
-    def __init__(self, labels: Labels, groups: Labels) -> None:
-        self.labels, self.groups = labels, groups
-        self.lengths: NDArray[Any] = np.zeros(len(labels))
-        """By which a batch is put together."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def inputs(self, row: int) -> Tensor:
-        """What the model gets of one row."""
-        raise NotImplementedError
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return {"inputs": self.inputs(row), "labels": int(self.labels[row]), "groups": int(self.groups[row])}
-
-    def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        inputs = self.stack([item["inputs"] for item in items])
-        return inputs | {name: torch.tensor([item[name] for item in items]) for name in ("labels", "groups")}
-
-    def stack(self, inputs: list[Tensor]) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-
-class TextRows(Rows):
-    """Texts as tokens."""
-
-    def __init__(self, tokens: Sequence[Sequence[int]], labels: Labels, groups: Labels, pad: int) -> None:
-        super().__init__(labels, groups)
-        self.tokens = [np.asarray(ids, np.int32) for ids in tokens]
-        self.lengths = np.array([len(ids) for ids in self.tokens])
-        self.pad = pad
-
-    def inputs(self, row: int) -> Tensor:
-        return torch.from_numpy(self.tokens[row].astype(np.int64))
-
-    def stack(self, inputs: list[Tensor]) -> dict[str, Tensor]:
-        lengths = torch.tensor([len(ids) for ids in inputs])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        padded = pad_sequence(inputs, batch_first=True, padding_value=self.pad)
-        return {"input_ids": padded, "attention_mask": mask.long()}
-
-
-class ImageRows(Rows):
-    """Images of a table, decoded when they are asked for."""
-
-    def __init__(self, table: Any, column: str, rows: Labels, labels: Labels, prepare: Any) -> None:
-        super().__init__(labels, np.arange(len(labels)))
-        self.table, self.column, self.rows, self.prepare = table, column, rows, prepare
-
-    def inputs(self, row: int) -> Tensor:
-        return self.prepare(self.table[int(self.rows[row])][self.column])
-
-    def stack(self, inputs: list[Tensor]) -> dict[str, Tensor]:
-        return {"pixel_values": torch.stack(inputs)}
 
 
 class _Labelled(L.LightningDataModule):
@@ -160,7 +93,7 @@ class _Labelled(L.LightningDataModule):
         raise NotImplementedError
 
 
-class LabelledText(_Labelled):
+class LabelledText(Tokenized, _Labelled):
     """Texts to classify: a Hugging Face dataset, a folder of tables, a table, or the built-in task.
 
     The built-in task (``dataset: null``): which kind of Python statement comes next, from the code before it; sources
@@ -230,23 +163,10 @@ class LabelledText(_Labelled):
         check_dataset(self.dataset) if self.dataset is not None else standard_library()
         self.vocab_size  # noqa: B018 - opens the tokenizer
 
-    @cached_property
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        return byte_tokenizer() if self.tokenizer_name is None else open_tokenizer(self.tokenizer_name)
-
-    @property
-    def vocab_size(self) -> int:
-        """Different tokens."""
-        return BYTE_TOKENS if self.tokenizer_name is None else len(self.tokenizer)
-
     @property
     def pad_token_id(self) -> int:
         given = None if self.tokenizer_name is None else self.tokenizer.pad_token_id
         return PAD if given is None else int(given)
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer beside an exported model."""
-        self.tokenizer.save_pretrained(folder)
 
     def _encode(self, texts: list[str]) -> list[Sequence[int]]:
         if self.tokenizer_name is None:
@@ -383,84 +303,3 @@ class LabelledImages(_Labelled):
 
     def _hash(self) -> str:
         return content_hash([self.classes, self._digests, self.processor, self.image_size, self.channels])
-
-
-class SquareImage:
-    """The middle square of an image, (channels, size, size) float32 in [-1, 1]."""
-
-    def __init__(self, size: int, channels: int) -> None:
-        self.size, self.mode = size, "RGB" if channels == 3 else "L"
-
-    def __call__(self, image: Any) -> Tensor:
-        from PIL import ImageOps
-
-        square = ImageOps.fit(image.convert(self.mode), (self.size, self.size))
-        pixels = torch.from_numpy(np.array(square, np.float32)).view(self.size, self.size, -1)
-        return pixels.permute(2, 0, 1).contiguous() / 127.5 - 1
-
-
-class Processed:
-    """An image as an image processor of transformers prepares it."""
-
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
-
-    def __call__(self, image: Any) -> Tensor:
-        return self.processor(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
-
-
-def hash_of(*values: Any) -> str:
-    return hashlib.sha256("\0".join(str(value) for value in values).encode()).hexdigest()
-
-
-def read_labels(tables: Mapping[str, Any], column: str, source: str) -> tuple[list[str], dict[str, Labels]]:
-    """Names of the classes, and by part the class of every row, -1 where it has none.
-
-    Raises UserError for a missing column and for fewer than two classes.
-    """
-    for table in tables.values():
-        need_column(table, column, source)
-    values = {part: table[column] for part, table in tables.items()}
-    names = list(getattr(tables["train"].features[column], "names", None) or ())
-    if names:
-        labels = {
-            part: np.array([-1 if v is None else v for v in column_], np.int64) for part, column_ in values.items()
-        }
-    else:
-        names = sorted({str(value) for column_ in values.values() for value in column_ if value is not None})
-        number = {name: index for index, name in enumerate(names)}
-        labels = {part: np.array([-1 if v is None else number[str(v)] for v in column_], np.int64)
-                  for part, column_ in values.items()}  # fmt: skip
-    if len(names) < 2:
-        raise UserError(f"{source}: column '{column}' holds {len(names)} class, at least two are needed.")
-    return names, labels
-
-
-def parts_of(
-    keys: Mapping[str, Sequence[str]], labels: Mapping[str, Labels], val_fraction: float, test_fraction: float
-) -> dict[str, tuple[str, Labels]]:
-    """By part the table and its rows: those of its own split, else a share of ``train`` by key. Rows have labels.
-
-    Equal keys of ``train`` stay together, first in the test, then in validation. Raises UserError for an empty part.
-    """
-    own = {part: np.flatnonzero(labels[part] >= 0) for part in keys}
-    chosen = {part: (part, rows) for part, rows in own.items() if len(rows)}
-    if "train" in chosen:
-        by_key: dict[str, list[int]] = {}
-        for row in own["train"].tolist():
-            by_key.setdefault(keys["train"][row], []).append(row)
-        ordered = sorted(by_key)
-        for part, fraction in (("test", test_fraction), ("val", val_fraction)):
-            if part not in chosen:
-                count = max(round(len(by_key) * fraction), 1)
-                chosen[part] = ("train", _rows(by_key, ordered[:count]))
-                ordered = ordered[count:]
-        chosen["train"] = ("train", _rows(by_key, ordered))
-    for part in PARTS:
-        if part not in chosen or not len(chosen[part][1]):
-            raise UserError("there are too few rows with a label for training, validation and test.")
-    return {part: chosen[part] for part in PARTS}
-
-
-def _rows(by_key: Mapping[str, list[int]], keys: Sequence[str]) -> Labels:
-    return np.array(sorted(row for key in keys for row in by_key[key]), np.int64)

@@ -4,9 +4,8 @@ Documents are split by their content, never inside one (few documents: by sectio
 them, and cut into blocks. Every token of a scored document is predicted once.
 """
 
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -17,27 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 from lightsleeper.data.batch import BucketBatchSampler
 from lightsleeper.data.cache import content_hash
 from lightsleeper.data.documents import PARTS, Documents, collect, list_files, read_files, standard_library
-from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset, open_tokenizer
+from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset
 from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.seeds import run_seed
-from lightsleeper.data.tokens import (
-    BYTE_TOKENS,
-    END,
-    Stream,
-    byte_tokenizer,
-    encode_bytes,
-    encode_with,
-    open_streams,
-)
+from lightsleeper.data.tokens import END, Stream, Tokenized, encode_bytes, encode_with, open_streams
 from lightsleeper.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 IGNORED = -100
 
 
-class LocalText(L.LightningDataModule):
+class LocalText(Tokenized, L.LightningDataModule):
     """Text in blocks of tokens: the standard library's sources, any files, or a Hugging Face dataset.
 
     Batches: ``input_ids`` and ``targets`` (B, T), the token after each; of evaluation also ``documents`` (B, T), the
@@ -126,15 +114,6 @@ class LocalText(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         self._open()
 
-    @cached_property
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        return byte_tokenizer() if self.tokenizer_name is None else open_tokenizer(self.tokenizer_name)
-
-    @property
-    def vocab_size(self) -> int:
-        """Different tokens."""
-        return BYTE_TOKENS if self.tokenizer_name is None else len(self.tokenizer)
-
     @property
     def end(self) -> int:
         """The token that ends a document, and is the past of the first one."""
@@ -144,10 +123,6 @@ class LocalText(L.LightningDataModule):
             if token is not None:
                 return int(token)
         raise UserError(f"tokenizer: '{self.tokenizer_name}' has no token that ends a document.")
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer beside an exported model."""
-        self.tokenizer.save_pretrained(folder)
 
     def _files(self) -> list[Path]:
         return standard_library() if self.paths is None else list_files(self.paths, self.pattern)

@@ -7,6 +7,7 @@ transformers, so that an exported model carries it.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from lightsleeper.data.cache import cache_folder, content_hash, replacing
 from lightsleeper.data.documents import Document
+from lightsleeper.data.hub_data import open_tokenizer
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +31,25 @@ ARRAYS = ("tokens", "sizes", "starts")
 
 Encode = Callable[[Sequence[bytes]], list[tuple[NDArray[Any], NDArray[Any]]]]
 """UTF-8 texts to tokens and the bytes of text behind each, both (tokens,)."""
+
+
+class Tokenized:
+    """What data modules of text share: a tokenizer of the hub or a local folder; without one a token is a byte."""
+
+    tokenizer_name: str | None
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        return byte_tokenizer() if self.tokenizer_name is None else open_tokenizer(self.tokenizer_name)
+
+    @property
+    def vocab_size(self) -> int:
+        """Different tokens."""
+        return BYTE_TOKENS if self.tokenizer_name is None else len(self.tokenizer)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer beside an exported model."""
+        self.tokenizer.save_pretrained(folder)
 
 
 @dataclass(frozen=True)
