@@ -4,6 +4,7 @@ from argparse import Namespace
 import pytest
 import torch
 from lightsleeper.bench import dsp
+from lightsleeper.bench.conditions import torch_threads
 from lightsleeper.errors import UserError
 
 TINY = Namespace(rows=8, frames=12, tokens=[3, 5], channels=16, repeats=2, reference_rows=4, threads=1)
@@ -67,7 +68,7 @@ def test_peak_memory_counts_what_lives_at_the_same_time():
 
 def test_threads_are_put_back():
     before = torch.get_num_threads()
-    with dsp.torch_threads(before + 1):
+    with torch_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

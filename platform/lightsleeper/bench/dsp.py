@@ -8,11 +8,9 @@ rows and scaled to the batch (their rows are independent loops); ``reference_row
 import itertools
 import math
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightsleeper.bench.conditions import conditions, torch_threads
 from lightsleeper.errors import UserError
 from lightsleeper.nn.partition import partition_distance
 
@@ -67,13 +66,7 @@ def run(args: Any = None) -> dict[str, Any]:
     with torch_threads(settings.threads):
         result = {
             "settings": asdict(settings) | {"tokens": list(settings.tokens)},
-            "conditions": {
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-                "dtype": "float32",
-            },
+            "conditions": conditions(torch.get_num_threads(), dtype="float32"),
             "exhaustive": compare_exhaustive(settings.seed),
             "tokens": [measure_tokens(settings, count) for count in settings.tokens],
         }
@@ -259,16 +252,6 @@ def render(result: dict[str, Any]) -> str:
         f"equal to {EQUAL:.0e}: {'yes' if equal else 'NO'}",
     ]
     return "\n".join(lines)
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 _PASSES = (("forward", False), ("forward_backward", True))

@@ -9,7 +9,6 @@ tokens against the plain one. memory: bytes kept for backward by the weights of 
 import contextlib
 import logging
 import os
-import platform
 import statistics
 import time
 import warnings
@@ -25,7 +24,8 @@ from lightsleeper_callbacks.edkm import SOFTNESS, EDKMClustering
 from lightsleeper_callbacks.kmeans import kmeans
 from torch import Tensor, nn
 
-from lightsleeper.bench.dsp import spread, torch_threads
+from lightsleeper.bench.conditions import conditions, torch_threads
+from lightsleeper.bench.dsp import spread
 from lightsleeper.errors import UserError
 
 PARTS = ("layer", "step", "memory")
@@ -47,7 +47,7 @@ def run(args: Any) -> dict[str, Any]:
         if name not in PARTS:
             raise UserError(f"bench edkm: there is no part '{name}'; valid: {', '.join(PARTS)}.")
     threads = args.threads or os.cpu_count() or 1
-    result: dict[str, Any] = {"quick": args.quick, "conditions": conditions(threads)}
+    result: dict[str, Any] = {"quick": args.quick, "conditions": _conditions(threads)}
     print("eDKM: " + ", ".join(f"{name} {value}" for name, value in result["conditions"].items()))
     measure = {"layer": layer, "step": step, "memory": memory}
     with torch_threads(threads):
@@ -57,11 +57,11 @@ def run(args: Any) -> dict[str, Any]:
     return result
 
 
-def conditions(threads: int) -> dict[str, Any]:
-    found = {"threads": threads, "torch": torch.__version__, "python": platform.python_version()}
+def _conditions(threads: int) -> dict[str, Any]:
+    found = conditions(threads, bits=BITS, iterations=ITERATIONS)
     with contextlib.suppress(PackageNotFoundError):
         found["coremltools"] = version("coremltools")
-    return {**found, "machine": platform.machine(), "bits": BITS, "iterations": ITERATIONS}
+    return found
 
 
 class Clustering:

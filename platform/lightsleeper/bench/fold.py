@@ -6,7 +6,6 @@ exported. A network is timed in every round, in turn, so that a change of the ma
 """
 
 import copy
-import platform
 import statistics
 import tempfile
 import time
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightsleeper.bench.dsp import torch_threads
+from lightsleeper.bench.conditions import conditions, torch_threads
 from lightsleeper.deploy.export import write_onnx
 from lightsleeper.deploy.liveness import peak_activation_bytes
 from lightsleeper.deploy.runtime import OnnxGraph
@@ -66,13 +65,7 @@ def run(args: Any = None) -> dict[str, Any]:
     networks = make_networks(width, (4,) if quick else BRANCHES)
     result: dict[str, Any] = {
         "settings": {"width": width, "frames": FRAMES, "repeats": repeats, "batch": BATCH},
-        "conditions": {
-            "threads": threads,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "dtype": "float32",
-        },
+        "conditions": conditions(threads, dtype="float32"),
         "networks": {name: size(network) for name, network in networks.items()},
         "max_difference": compare(networks),
     }

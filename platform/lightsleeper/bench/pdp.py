@@ -5,7 +5,6 @@ callback is in the middle of its ramp, so thresholds move. Part ``accuracy``: se
 """
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from lightsleeper_callbacks.pdp import PDPMasking
 from torch import Tensor
 
 from lightsleeper.bench import pdp_accuracy
-from lightsleeper.bench.dsp import torch_threads
+from lightsleeper.bench.conditions import conditions, torch_threads
 from lightsleeper.bench.pdp_nets import ByteLM, ResidualCNN, Trained
 from lightsleeper.errors import UserError
 
@@ -47,17 +46,8 @@ def run(args: Any) -> dict[str, Any]:
             raise UserError(f"bench pdp has no part '{part}': it has {', '.join(PARTS)}.")
     chosen = args.part or PARTS
     with torch_threads(args.threads or torch.get_num_threads()):
-        result: dict[str, Any] = {
-            "conditions": {
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-                "dtype": "float32",
-            }
-        }
-        conditions = ", ".join(f"{name} {value}" for name, value in result["conditions"].items())
-        print(f"PDP: {conditions}")
+        result: dict[str, Any] = {"conditions": conditions(torch.get_num_threads(), dtype="float32")}
+        print("PDP: " + ", ".join(f"{name} {value}" for name, value in result["conditions"].items()))
         if "step" in chosen:
             result["equality"] = equality()
             result["step"] = step(args.repeats or (3 if args.quick else 15), args.quick)

@@ -24,7 +24,7 @@ from lightsleeper_callbacks.subclone import load_parent, needs_batches, subclone
 from lightsleeper_callbacks.subclone_wiring import resized
 from torch import Tensor
 
-from lightsleeper.bench.dsp import torch_threads
+from lightsleeper.bench.conditions import conditions, torch_threads
 from lightsleeper.bench.subclone_report import QUARTER, RANDOM, SUBCLONED, render, summarize
 from lightsleeper.data.python_sources import read_text, standard_library
 from lightsleeper.deploy.files import replacing
@@ -116,13 +116,7 @@ def run(args: Any) -> dict[str, Any]:
         result = {
             "settings": asdict(settings),
             "seeds": seeds,
-            "conditions": {
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-                "dtype": "float32",
-            },
+            "conditions": conditions(torch.get_num_threads(), dtype="float32"),
             "parent": bench.facts(),
             "starts": summarize(rows, settings.rates, settings.batch * settings.length),
             "trainings": [training for runs in rows.values() for training in runs],

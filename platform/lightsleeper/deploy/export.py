@@ -64,15 +64,7 @@ def _export_onnx(graph: ExportGraph, folder: Path, parity_inputs: int) -> dict[s
     with replacing(path) as temporary:
         write_onnx(graph, temporary)
         parity = prove(graph, OnnxGraph(temporary).run, parity_inputs)
-    return {
-        "format": "onnx",
-        "precision": "fp32",
-        "path": path.name,
-        "sha256": sha256(path),
-        "bytes": path.stat().st_size,
-        "gzip_bytes": gzip_bytes(path),
-        "parity": parity,
-    }
+    return _artifact("onnx", path, folder, parity)
 
 
 def _export_packed(model: Family, folder: Path) -> dict[str, Any]:
@@ -85,16 +77,8 @@ def _export_packed(model: Family, folder: Path) -> dict[str, Any]:
             packed.check_equal(temporary, model.state_dict())
         except ValueError as error:
             raise ParityError(f"{path.name}: {error}.") from error
-    return {
-        "format": "packed",
-        "precision": "palettized",
-        "path": path.name,
-        "sha256": sha256(path),
-        "bytes": path.stat().st_size,
-        "gzip_bytes": gzip_bytes(path),
-        "parity": {"max_abs_diff": 0.0, "tensors": len(model.state_dict())},  # every bit was compared
-        "packed": facts,
-    }
+    parity = {"max_abs_diff": 0.0, "tensors": len(model.state_dict())}  # every bit was compared
+    return _artifact("packed", path, folder, parity, packed=facts)
 
 
 def _export_transformers(model: Family, folder: Path) -> dict[str, Any]:
@@ -111,17 +95,8 @@ def _export_transformers(model: Family, folder: Path) -> dict[str, Any]:
         raise UserError(f"cannot export to 'transformers': {error}.") from error
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
-    weights = target / "model.safetensors"
-    return {
-        "format": "transformers",
-        "precision": "fp32",
-        "path": weights.relative_to(folder).as_posix(),
-        "sha256": sha256(weights),
-        "bytes": weights.stat().st_size,
-        "gzip_bytes": gzip_bytes(weights),
-        "parity": {"max_abs_diff": 0.0},  # every tensor was read back and compared
-        "latency": [],
-    }
+    parity = {"max_abs_diff": 0.0}  # every tensor was read back and compared
+    return _artifact("transformers", target / "model.safetensors", folder, parity, latency=[])
 
 
 def _export_coreml(graph: ExportGraph, folder: Path) -> dict[str, Any]:
@@ -129,15 +104,20 @@ def _export_coreml(graph: ExportGraph, folder: Path) -> dict[str, Any]:
 
     path = folder / f"{graph.name}{palettized.SUFFIX}"
     facts = palettized.write_coreml(graph, path)
+    return _artifact("coreml", path, folder, {}, packed=facts)  # no parity: nothing but a Mac can run it
+
+
+def _artifact(file_format: str, path: Path, folder: Path, parity: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The record's entry for a file below ``folder``."""
     return {
-        "format": "coreml",
-        "precision": "palettized",
-        "path": path.name,
+        "format": file_format,
+        "precision": "palettized" if file_format in ("packed", "coreml") else "fp32",
+        "path": path.relative_to(folder).as_posix(),
         "sha256": sha256(path),
         "bytes": path.stat().st_size,
         "gzip_bytes": gzip_bytes(path),
-        "parity": {},  # nothing but a Mac can run it
-        "packed": facts,
+        "parity": parity,
+        **more,
     }
 
 
