@@ -221,7 +221,8 @@ class SubcloneInitialization(Compression):
         parent, absent = load_parent(self.parent, type(destination), self.gguf_file)
         if trainer is not None and not isinstance(self.parent, nn.Module):
             parent.to(trainer.strategy.root_device)
-        # Drawing batches must not move the random numbers that training goes on with; every process draws the same.
+        # Drawing batches must not move the random numbers that training goes on with. Every process draws the same,
+        # unless its loader gives each its share: then DDP makes all of them start from what the first one measured.
         with isolate_rng(include_cuda=False):
             torch.default_generator.manual_seed(self.seed)
             batches = None
@@ -261,9 +262,11 @@ class SubcloneInitialization(Compression):
 def _training_batches(trainer: Trainer | None) -> Iterator[Any]:
     if trainer is None:
         raise ValueError("importance is measured on training batches: it needs a Trainer with data")
-    # The only place that knows all three sources: data module, module, loaders given to fit. Its data is set up by now,
-    # but for what the module itself makes in its own setup.
-    loader = trainer.fit_loop._data_source.dataloader()
+    # Its data is set up by now, but for what the module itself makes in its own setup. Without a data module only this
+    # private attribute knows whether fit was given loaders: it holds them, or else the module. (``setup_data`` and
+    # ``train_dataloader`` of the Trainer are public, but would take the batches out of the training's own loader.)
+    source: Any = trainer.datamodule or trainer.fit_loop._data_source.instance  # type: ignore[attr-defined]
+    loader = source.train_dataloader() if hasattr(source, "train_dataloader") else source
     while isinstance(loader, (list, tuple, Mapping)):
         loader = next(iter(loader.values() if isinstance(loader, Mapping) else loader))
     yield from loader

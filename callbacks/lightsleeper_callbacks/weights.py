@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn.utils import parametrize
 
 _T = TypeVar("_T", bound="Transform")
@@ -79,7 +80,7 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def forward(self, weight: Tensor) -> Tensor:
-        if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        if torch.is_grad_enabled() and _hooked():
             return self.soft(weight) if self.training else self.hard(weight)
         mode = (weight._version if not weight.is_inference() else -1, self.training, torch.is_grad_enabled())
         if self._kept is not None and self._kept[0]() is weight and self._kept[1] == mode:
@@ -105,6 +106,15 @@ class Transform(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # a graph cannot be copied
+
+
+def _hooked() -> bool:
+    """Whether hooks on saved tensors are at work here, such as those of activation checkpointing."""
+    try:
+        with disable_saved_tensors_hooks(""):  # refuses while there are any; the public way to ask
+            return False
+    except RuntimeError:
+        return True
 
 
 def _forgetting(transform: "weakref.ref[Transform]") -> Any:

@@ -555,16 +555,19 @@ def test_a_fit_starts_from_the_subcloned_weights_and_reports_them():
     assert report["SubcloneInitialization"]["phase"] == "initialize"
 
 
-@pytest.mark.parametrize("source", ["data module of tuples", "loader"])
+@pytest.mark.parametrize("source", ["data module of tuples", "loader", "module"])
 def test_calibration_takes_the_data_wherever_it_comes_from(source):
+    """Without a data module Lightning tells it in a private attribute only: this fails where that is gone."""
     parent, module = gpt2(), Learner(gpt2(width=16, heads=2))
     callback = SubcloneInitialization(parent)
     data = Text(form=tuple)
-    if source == "loader":
+    if source != "data module of tuples":
         data.setup("fit")
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         trainer = L.Trainer(accelerator="cpu", max_steps=1, callbacks=[callback], enable_model_summary=False, **quiet)
-        trainer.fit(module, data.train_dataloader())
+        if source == "module":
+            module.train_dataloader = data.train_dataloader
+        trainer.fit(module, data.train_dataloader() if source == "loader" else None)
     else:
         fit(module, callback, data=data)
     assert callback.result is not None

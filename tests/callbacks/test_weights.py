@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightsleeper_callbacks.weights import Target, Transform, attach, attached, carried, detach, find
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -171,6 +172,23 @@ def test_activation_checkpointing_gives_the_same_gradient(net):
     target.original.grad = None
     checkpoint(lambda value: net.body[0](value).square().sum(), x, use_reentrant=False).backward()
     assert torch.equal(target.original.grad, plain)
+
+
+def test_while_hooks_are_on_saved_tensors_every_use_computes_anew(net):
+    target, transform = find(net, ["body.0"])[0], Double()
+    attach(target, transform)
+
+    def uses() -> int:
+        before = transform.computed
+        for _ in range(2):
+            net.body[0].weight  # noqa: B018
+        return transform.computed - before
+
+    with save_on_cpu():
+        assert uses() == 2
+    assert uses() == 1  # and the hooks work on
+    with save_on_cpu(), torch.no_grad():
+        assert uses() == 1  # nothing is saved
 
 
 def test_transforms_chain_and_come_off_one_by_one(net):
