@@ -11,12 +11,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightsleeper.catalog import SECTIONS
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.overlay import Config, merge, normalise, override, plain
 from lightsleeper.yaml_io import dump, parse, shown
+
+Kind = Literal["recipes", "sweeps"]
 
 _REFERENCE = re.compile(r"\$\{requires\.([^}]*)\}")
 
@@ -49,20 +51,20 @@ class Recipe:
 # --- files ---
 
 
-def recipe_folders() -> list[Path]:
-    """Folders that hold shipped recipes: inside the wheel, or the checkout that an editable install points to."""
+def shipped_folders(kind: Kind = "recipes") -> list[Path]:
+    """Folders that hold what is shipped: inside the wheel, or the checkout that an editable install points to."""
     package = Path(__file__).resolve().parent
-    folders = [package / "_shipped" / "recipes"]
+    folders = [package / "_shipped" / kind]
     checkout = package.parents[1]
     if (checkout / "pyproject.toml").is_file():
-        folders.append(checkout / "recipes")
+        folders.append(checkout / kind)
     return [folder for folder in folders if folder.is_dir()]
 
 
-def shipped() -> dict[str, Path]:
-    """Shipped recipes and overlays by name (`kws_dsp`, `overlays/libriphrase`), sorted."""
+def shipped(kind: Kind = "recipes") -> dict[str, Path]:
+    """Shipped recipes and overlays (`kws_dsp`, `overlays/libriphrase`), or sweeps, by name, sorted."""
     found: dict[str, Path] = {}
-    for folder in recipe_folders():
+    for folder in shipped_folders(kind):
         for file in sorted(folder.rglob("*.yaml")):
             found.setdefault(file.relative_to(folder).with_suffix("").as_posix(), file)
     return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
@@ -138,6 +140,8 @@ def _name(path: Path) -> str:
 
 
 def _check_sections(part: Config, places: Mapping[str, str]) -> None:
+    if "method" in part and "parameters" in part:
+        raise UserError(f"{places['method']}: this is a sweep; `lightning sweep` runs it.")
     for key in part:
         if key not in SECTIONS:
             raise UserError(f"{places.get(str(key), '')}: unknown section '{key}'.{did_you_mean(str(key), SECTIONS)}")

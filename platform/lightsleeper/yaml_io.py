@@ -60,7 +60,9 @@ def shown(path: Path) -> str:
         return str(path)
 
 
-def parse(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def parse(
+    path: Path, expected: str = "a mapping of sections (model, data, trainer ...)"
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Content of one recipe file and the `file:line` of each dotted key.
 
     Raises UserError (one line) for unreadable files, YAML syntax, duplicate keys and anything but a mapping.
@@ -76,7 +78,7 @@ def parse(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     value = _parse_text(text, name, positions)
     if not isinstance(value, dict):
         got = "nothing" if value is None else f"a {type(value).__name__}"
-        raise UserError(f"{name}: expected a mapping of sections (model, data, trainer ...), got {got}.")
+        raise UserError(f"{name}: expected {expected}, got {got}.")
     return value, positions
 
 

@@ -1,0 +1,1 @@
+"""Sweeps: one file, run here, on many machines, or by W&B's agents."""
