@@ -1,4 +1,4 @@
-"""`lightning recipes`: list the shipped recipes, or copy them to a folder of one's own."""
+"""`lightning recipes`: list the shipped recipes and sweeps, or copy them to a folder of one's own."""
 
 import argparse
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightsleeper.errors import UserError
 
-HELP = "List the shipped recipes and overlays with the first line of each."
+HELP = "List the shipped recipes, overlays and sweeps with the first line of each."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from lightsleeper.recipe import header, shipped
 
-    files = shipped()
-    if not files:
+    recipes = shipped()
+    if not recipes:
         raise UserError("this installation carries no recipes; install the wheel, or from a checkout with `-e`.")
+    files = recipes | {f"sweeps/{name}": file for name, file in shipped("sweeps").items()}
     if args.copy is not None:
         copy(files, args.copy)
         return 0
@@ -39,4 +40,4 @@ def copy(files: dict[str, Path], folder: Path) -> None:
     for file, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
-    print(f"{len(targets)} recipes copied to {folder}")
+    print(f"{len(targets)} files copied to {folder}")

@@ -182,22 +182,29 @@ class Parameter:
 
 
 def arguments(parameters: Mapping[str, Any]) -> list[str]:
-    """A trial's values as overrides of the command line, sorted by name as W&B's agent passes them.
+    """A trial's values as the overrides that W&B's `${args}` makes of them: Python's `str`, sorted by name.
 
     Example:
-        arguments({"model.dim": 96}) == ["--model.dim=96"]
+        arguments({"model.dim": 96, "callbacks.prune": "null"}) == ["--callbacks.prune=null", "--model.dim=96"]
     """
-    return [f"--{name}={json.dumps(parameters[name], ensure_ascii=False)}" for name in sorted(parameters)]
+    return [f"--{name}={parameters[name]}" for name in sorted(parameters)]
 
 
 def check_carried(value: Any) -> None:
-    """Raise UserError for a value that W&B's `${args}`, which writes Python's `str`, would turn into another one."""
+    """Raise UserError for a value that the command line would turn into another one.
+
+    The text `null` may: it is the only way to say null, which W&B would write as `None`, a text to YAML.
+    """
+    if value == "null":
+        return
+    if value is None:
+        raise UserError("null would arrive as the text 'None'; write it in quotes, as a text, which is read as null.")
     try:
         arrives = parse_value(str(plain(value)), "value")
     except UserError:
-        raise UserError(f"{_shown(value)} would not be readable in the command line that W&B writes.") from None
-    if value is None or not _same(arrives, plain(value)):
-        raise UserError(f"{_shown(value)} would arrive as {_shown(arrives)} in the command line that W&B writes.")
+        raise UserError(f"{_shown(value)} cannot be read back from a command line.") from None
+    if not _same(arrives, plain(value)):
+        raise UserError(f"{_shown(value)} would arrive as {_shown(arrives)}, through a command line.")
 
 
 def plain(value: Any) -> Any:
