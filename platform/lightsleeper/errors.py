@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake of the user or of the machine: what was given, what was expected, what to do."""
 
 
+class EveryRunError(UserError):
+    """One that the next run would meet too, such as a full disk: a sweep stops there, instead of failing every trial."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """The nearest of ``options`` as a sentence with a leading blank, or all of them when none is near."""
     known = sorted(set(options))

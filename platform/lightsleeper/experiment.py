@@ -21,7 +21,7 @@ from lightsleeper_callbacks.base import compressions
 
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
-from lightsleeper.errors import UserError
+from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.parsing import Parts
 from lightsleeper.stages import deliver, ranks
 from lightsleeper.stages.checkpoints import seed_everything
@@ -32,6 +32,7 @@ from lightsleeper.stages.metrics_file import FILE as METRICS
 from lightsleeper.stages.metrics_file import kept_rows
 from lightsleeper.stages.plan import Plan, check, check_resume, plan
 from lightsleeper.stages.precision import precision_note, root_device
+from lightsleeper.stages.sweep import SweepTrial, Watch, agent_entry, shipped_value
 from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
 from lightsleeper.tracking.page import next_steps, page, resume_line
@@ -43,11 +44,16 @@ RECIPE = "recipe.yaml"
 LOCKS = ".locks"
 
 
-def run(recipe: recipes.Recipe | None, runs_dir: Path, resume: str | Path | None = None) -> Path:
+def run(
+    recipe: recipes.Recipe | None,
+    runs_dir: Path,
+    resume: str | Path | None = None,
+    sweep: SweepTrial | None = None,
+) -> Path:
     """Go through every stage of ``recipe``, or of what is left of the run ``resume``; returns the run folder.
 
-    ``resume`` is an id, its start, a folder or `last`; ``recipe`` may then be None. Raises UserError for whatever a
-    user can mend, KeyboardInterrupt (also on SIGTERM) after the run was left resumable.
+    ``resume`` is an id, its start, a folder or `last`; ``recipe`` may then be None. ``sweep``: as a trial of one.
+    Raises UserError for whatever a user can mend, KeyboardInterrupt (also on SIGTERM) after the run was left resumable.
     """
     runs_dir = Path(runs_dir)
     if resume is None:
@@ -56,7 +62,7 @@ def run(recipe: recipes.Recipe | None, runs_dir: Path, resume: str | Path | None
         if ranks.is_follower():
             return ranks.follow(todo, runs_dir)
         check(todo, runs_dir)
-        folder = _create(todo, runs_dir)
+        folder = _create(todo, runs_dir, entry=sweep.entry if sweep else agent_entry(todo.settings))
     else:
         folder = find(resume, runs_dir, recipe.name if recipe else None)
         todo = plan(recipe or recipes.load([folder / RECIPE]))
@@ -65,11 +71,11 @@ def run(recipe: recipes.Recipe | None, runs_dir: Path, resume: str | Path | None
         record = read(folder)
         check(todo, runs_dir, {name for name, state in record.stages.items() if state == "finished"})
         check_resume(todo, record)
-    _execute(todo, folder, runs_dir)
+    _execute(todo, folder, runs_dir, sweep)
     return folder
 
 
-def _create(todo: Plan, runs_dir: Path, parent: str | None = None) -> Path:
+def _create(todo: Plan, runs_dir: Path, parent: str | None = None, entry: dict[str, Any] | None = None) -> Path:
     """A new folder with its resolved recipe and first record."""
     folder = new_folder(runs_dir, todo.recipe.name)
     record = Record(
@@ -83,6 +89,7 @@ def _create(todo: Plan, runs_dir: Path, parent: str | None = None) -> Path:
         knobs=knobs({name: todo.config[name] for name in ("model", "data", "callbacks", "trainer", "seed_everything")}),
         started=timestamp(),
         parent=parent,
+        sweep=entry or {},
         # A W&B sweep agent has chosen the id already; it means the run itself, not the steps it requires.
         tracking={"id": (os.environ.get("WANDB_RUN_ID") if parent is None else None) or secrets.token_hex(8)},
     )
@@ -91,14 +98,14 @@ def _create(todo: Plan, runs_dir: Path, parent: str | None = None) -> Path:
     return folder
 
 
-def _execute(todo: Plan, folder: Path, runs_dir: Path) -> None:
+def _execute(todo: Plan, folder: Path, runs_dir: Path, sweep: SweepTrial | None = None) -> None:
     """All stages that the record does not name as finished; leaves a truthful record however it ends."""
     with ExitStack() as stack:
         if not stack.enter_context(locked(folder / LOCK)):
             raise UserError(f"run {folder.name} is in use by another process.")
         log = stack.enter_context(Log(folder / LOG))
         file = stack.enter_context(RecordFile(folder, read(folder)))
-        execution = _Execution(todo, folder, runs_dir, file, log)
+        execution = _Execution(todo, folder, runs_dir, file, log, sweep)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         try:
             with stoppable():
@@ -130,7 +137,7 @@ def _told(error: BaseException, folder: Path) -> BaseException:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return UserError(
+            return EveryRunError(
                 f"the disk of {cause.filename or folder} is full. Make space, then continue. {resume_line(folder)}"
             )
         cause = cause.__cause__ or cause.__context__
@@ -140,8 +147,11 @@ def _told(error: BaseException, folder: Path) -> BaseException:
 class _Execution:
     """The stages of one run in one process."""
 
-    def __init__(self, todo: Plan, folder: Path, runs_dir: Path, file: RecordFile, log: Log) -> None:
+    def __init__(
+        self, todo: Plan, folder: Path, runs_dir: Path, file: RecordFile, log: Log, sweep: SweepTrial | None = None
+    ) -> None:
         self.todo, self.folder, self.runs_dir, self.file, self.log = todo, folder, runs_dir, file, log
+        self.sweep = sweep
         self.steps: dict[str, Path] = {}
         self.tracker: weights_and_biases.Tracker = weights_and_biases.Untracked()
 
@@ -152,6 +162,8 @@ class _Execution:
         with self.file.change() as record:
             record.code = code_state()
             record.config = self.todo.recorded()  # a resume may track elsewhere
+            if self.sweep is not None:
+                record.sweep = {**record.sweep, **self.sweep.entry}
         if self.todo.steps:
             self.stage("requires", self.require, again=True)
         parts = self.build()
@@ -174,11 +186,20 @@ class _Execution:
             "finalize": lambda: deliver.finalize(self.rebuilt(parts), self.folder, self.file.record),
             "test": lambda: deliver.test(self.rebuilt(parts), self.folder, self.log),
             "export": lambda: deliver.export(parts, self.folder),
-            "benchmark": lambda: deliver.benchmark(parts, self.folder, self.file.record),
+            "benchmark": lambda: deliver.benchmark(parts, self.folder, self.file.record, self.log),
         }
         for index, name in enumerate(stages):
-            if name in parts.run.stages:
+            if self.file.record.sweep.get("pruned"):  # by this process, or by one that died right then
+                self.log.say("stopped early by its sweep")
+                break
+            if name not in parts.run.stages:
+                continue
+            if self.sweep is not None and name in self.sweep.defer:
+                self.deferred(name)
+            else:
                 self.stage(name, stages[name], seed=(parts.seed, index))
+        if self.file.record.sweep:
+            self.judged()
 
     def stage(
         self, name: str, action: Callable[[], dict[str, Any]], seed: tuple[int, ...] = (), again: bool = False
@@ -202,6 +223,21 @@ class _Execution:
                 setattr(record, key, value)
             record.stages[name] = "finished"
         self.log.say(f"{name}: done in {seconds:.1f} s")
+
+    def deferred(self, name: str) -> None:
+        """Leave a stage for later, unless it is done."""
+        with self.file.change() as record:
+            record.stages.setdefault(name, "deferred")
+        self.log.say(f"{name}: left for later")
+
+    def judged(self) -> None:
+        """The sweep's metric at the epoch that ships."""
+        with self.file.change() as record:
+            record.sweep["value"] = shipped_value(self.folder, record.sweep.get("metric"))
+
+    def stop_early(self) -> None:
+        with self.file.change() as record:
+            record.sweep["pruned"] = True
 
     def build(self) -> Parts:
         """Every object of the recipe, drawn from the same random numbers each time."""
@@ -254,7 +290,8 @@ class _Execution:
 
     def fit(self, parts: Parts) -> dict[str, Any]:
         with ranks.leading(self.todo.hash, self.folder):
-            fit(parts, self.folder, self.log, self.tracker.loggers, self.data_ready)
+            watch = Watch(self.sweep, self.stop_early) if self.sweep is not None else None
+            fit(parts, self.folder, self.log, self.tracker.loggers, self.data_ready, watch=watch)
         return {}
 
     def data_ready(self, data: Any) -> None:

@@ -49,7 +49,7 @@ def test_one_thread_count_and_a_missing_file(matcher, exported, artifacts):
 
 def test_nonzeros_and_macs_are_counted(matcher):
     matcher.frame.weight.data[0] = 0
-    size = size_of(matcher, matcher.export_spec()[0])
+    size = size_of(matcher)
     assert size["parameters"] - size["nonzero"] == 640
     assert size["macs"] == 25 * 640 * 4  # one second is 25 frames through one linear layer
 

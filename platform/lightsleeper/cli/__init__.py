@@ -20,6 +20,7 @@ from lightsleeper.errors import UserError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("lightsleeper.cli.run", "train, compress, test, export and benchmark a recipe"),
+    "sweep": ("lightsleeper.cli.sweep", "run a sweep file: here, on many machines, or by W&B's agents"),
     "validate": ("lightsleeper.cli.validate", "parse and check recipes without running them"),
     "recipes": ("lightsleeper.cli.recipes", "list the shipped recipes, or copy them to a folder"),
     "explain": ("lightsleeper.cli.explain", "what a key of a recipe means, its type and default"),

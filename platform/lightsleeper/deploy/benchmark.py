@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,17 @@ def benchmark(
     artifacts: Sequence[Mapping[str, Any]],
     threads: int | Sequence[int] | None = None,
     repeats: int = REPEATS,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Time every ONNX file in ``folder``; returns the artifacts, those with ``latency`` rows, and the size entry.
 
-    ``threads``: counts to time with, the first one is the headline; None is 1 and 2. Raises UserError when a file is
-    missing or another benchmark holds the machine for longer than LOCK_WAIT_S.
+    ``threads``: counts to time with, the first one is the headline; None is 1 and 2. ``tell`` gets a line when another
+    benchmark holds the machine. Raises UserError when a file is missing or that lasts longer than LOCK_WAIT_S.
     """
     counts = THREADS if threads is None else (threads,) if isinstance(threads, int) else tuple(threads)
     graphs = {graph.name: graph for graph in model.export_spec()}
     timed: list[dict[str, Any]] = []
-    with machine_lock():
+    with machine_lock(tell=tell):
         for artifact in artifacts:
             if artifact["format"] != "onnx":
                 timed.append(dict(artifact))
@@ -61,7 +62,7 @@ def benchmark(
             path = Path(folder) / Path(artifact["path"]).name
             timed.append({**artifact, "latency": latencies(graphs[path.stem], path, counts, repeats)})
         headline = next(iter(graphs.values()))
-        size = size_of(model, headline)
+        size = size_of(model)
         if any(artifact["format"] == "onnx" for artifact in artifacts):
             size["peak_memory_bytes"] = peak_memory(Path(folder) / f"{headline.name}.onnx", headline)
     return timed, size
@@ -142,9 +143,11 @@ def speech_like_noise(samples: int, sample_rate: int = 16_000, seed: int = 0) ->
     return (noise * 0.05 / max(float(np.sqrt((noise**2).mean())), 1e-9)).astype(np.float32)
 
 
-def size_of(model: Family, headline: ExportGraph) -> dict[str, Any]:
-    """Parameters and non-zeros of what ships (any graph), and MACs of one call of the headline graph."""
-    unique = {id(value): value for graph in model.export_spec() for value in graph.module.parameters()}
+def size_of(model: Family) -> dict[str, Any]:
+    """Parameters and non-zeros of what ships (any graph), and MACs of one call of the headline graph, the first."""
+    graphs = model.export_spec()
+    headline = graphs[0]
+    unique = {id(value): value for graph in graphs for value in graph.module.parameters()}
     inputs, _ = bench_inputs(headline, CLIP_MS[0] if headline.per == "clip" else None)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -169,13 +172,24 @@ def peak_memory(path: Path, graph: ExportGraph) -> int | None:
 
 
 @contextmanager
-def machine_lock(wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Only one benchmark at a time on this machine, whoever runs it. Raises UserError after ``wait_s``."""
-    path = Path(tempfile.gettempdir()) / "lightsleeper-benchmark.lock"
+def machine_lock(wait_s: float = LOCK_WAIT_S, tell: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Only one benchmark at a time on this machine, whoever runs it. Raises UserError after ``wait_s``.
+
+    ``tell`` gets a line when there is something to wait for.
+    """
+    lock = FileLock(Path(tempfile.gettempdir()) / "lightsleeper-benchmark.lock", mode=0o666)
     try:
-        with FileLock(path, timeout=wait_s, mode=0o666):
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            f"another benchmark has held this machine for {wait_s:.0f} s ({path}): run this stage again later."
-        ) from None
+        tell("benchmark: waiting for another benchmark on this machine")
+        try:
+            lock.acquire(timeout=wait_s)
+        except Timeout:
+            raise UserError(
+                f"another benchmark has held this machine for {wait_s:.0f} s ({lock.lock_file}): run this stage again"
+                " later."
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -131,6 +131,13 @@ def is_complete(checkpoint: Mapping[str, Any]) -> bool:
     return bool(checkpoint.get("callbacks", {}).get(EpochBoundary.__name__, {}).get("complete"))
 
 
+def schedules_settled(trainer: L.Trainer) -> bool:
+    """Whether every compression schedule is at its target: epochs before that compete for nothing."""
+    done = progress(trainer)
+    schedules = [callback for callback in trainer.callbacks if isinstance(callback, Compression)]  # type: ignore[attr-defined]
+    return all(callback.settled(done) for callback in schedules)
+
+
 class BestCheckpoint(ModelCheckpoint):
     """`best.ckpt`: the epoch with the best monitored metric, among those with every compression schedule at its target.
 
@@ -156,9 +163,7 @@ class BestCheckpoint(ModelCheckpoint):
         if trainer.sanity_checking:
             return
         self._need_monitor(trainer)
-        done = progress(trainer)
-        schedules = [callback for callback in trainer.callbacks if isinstance(callback, Compression)]  # type: ignore[attr-defined]
-        if all(callback.settled(done) for callback in schedules):
+        if schedules_settled(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def _need_monitor(self, trainer: L.Trainer) -> None:

@@ -112,13 +112,14 @@ def export(parts: Parts, folder: Path) -> Fields:
     headline = next((artifact for artifact in artifacts if artifact["format"] == "onnx"), None)
     if headline and (compared := _compare_scores(model, parts, folder / headline["path"])):
         headline["parity"]["test_rows"] = compared
-    return {"artifacts": artifacts}
+    return {"artifacts": artifacts, "size": benchmarks.size_of(model)}
 
 
-def benchmark(parts: Parts, folder: Path, record: Record) -> Fields:
+def benchmark(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
     """Time the exported files; weigh the model."""
     model = deliverables.load_model(folder / EXPORT)
-    artifacts, size = benchmarks.benchmark(model, folder / EXPORT, record.artifacts, parts.run.benchmark_threads)
+    counts = parts.run.benchmark_threads
+    artifacts, size = benchmarks.benchmark(model, folder / EXPORT, record.artifacts, counts, tell=log.say)
     return {"artifacts": artifacts, "size": size}
 
 

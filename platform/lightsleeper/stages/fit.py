@@ -65,10 +65,12 @@ def fit(
     loggers: Sequence[Logger] = (),
     data_ready: Callable[[Any], None] | None = None,
     follower: bool = False,
+    watch: Callback | None = None,
 ) -> None:
     """Train ``parts.model``, from `last.ckpt` on where there is one.
 
-    ``follower``: as a rank above 0, which writes nothing. Stopped at any moment, it leaves the last finished epoch.
+    ``follower``: as a rank above 0, which writes nothing. ``watch``: a callback that is not the recipe's.
+    Stopped at any moment, it leaves the last finished epoch.
     """
     checkpoints = folder / CHECKPOINTS
     last = checkpoints / LAST
@@ -83,7 +85,12 @@ def fit(
         **{
             **parts.trainer_args,
             "logger": False if follower else [MetricsFile(folder / METRICS, done.step), *loggers],
-            "callbacks": [boundary, *([DataReady(data_ready)] if data_ready else []), *_callbacks(parts, folder, log)],
+            "callbacks": [
+                boundary,
+                *([DataReady(data_ready)] if data_ready else []),
+                *_callbacks(parts, folder, log),
+                *([watch] if watch else []),
+            ],
             "plugins": _plugins(parts.trainer_args.get("plugins")),
             "default_root_dir": folder,
             "enable_checkpointing": parts.run.monitor is not None,

@@ -17,7 +17,7 @@ from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.config import RunConfig, TrackingConfig
 from lightsleeper.data.cache import cache_folder, cache_path, free_bytes
-from lightsleeper.errors import UserError
+from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.models.family import Family
 from lightsleeper.reader import Reader
 from lightsleeper.stages.rehearsal import rehearse
@@ -199,20 +199,20 @@ def need_writable(folder: Path) -> None:
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"runs folder {folder} cannot be written: {reason}. --runs-dir names another.") from error
+        raise EveryRunError(f"runs folder {folder} cannot be written: {reason}. --runs-dir names another.") from error
 
 
 def need_space(folder: Path, need: int = FREE_BYTES) -> None:
     """Raise UserError when the disk of ``folder`` (which need not exist) has less than ``need`` bytes left."""
     free = free_bytes(folder)
     if free < need:
-        raise UserError(f"{folder}: {free / 1e6:.0f} MB free on its disk, {need / 1e6:.0f} MB needed.")
+        raise EveryRunError(f"{folder}: {free / 1e6:.0f} MB free on its disk, {need / 1e6:.0f} MB needed.")
 
 
 def check_resume(todo: Plan, record: Record) -> None:
     """Refuse to continue a run that is over, running, or another one; raises UserError."""
     name, status = record.run_id, status_of(record)
-    if status == "finished":
+    if status == "finished" and "deferred" not in record.stages.values():
         raise UserError(f"run {name} is finished: `lightning show {name}`. Nothing to resume.")
     if status == "running" and record.process is not None:
         where = f"process {record.process['pid']} on {record.process['host']}"

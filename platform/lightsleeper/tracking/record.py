@@ -101,7 +101,7 @@ class Record:
     finished: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
-    """Stage -> running | finished; what `--resume` skips."""
+    """Stage -> running | finished | deferred; `--resume` skips what is finished."""
     data: dict[str, Any] = field(default_factory=dict)
     """{hash, protocol, counts, overlap}"""
     code: dict[str, Any] = field(default_factory=dict)
@@ -126,8 +126,10 @@ class Record:
     """{parameters, nonzero, macs, peak_memory_bytes}"""
     environment: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)
-    """{mode, project, entity, id, url, folders}"""
+    """{mode, project, entity, group, id, url}"""
     sweep: dict[str, Any] = field(default_factory=dict)
+    """{id, name, method, metric, goal, trial, attempt, parameters, value, pruned}; empty outside a sweep. ``value`` is
+    the metric's at the epoch that ships, ``pruned`` says that the sweep stopped the run early."""
     process: Process | None = None
     error: str | None = None
 
@@ -197,25 +199,26 @@ def status_of(record: Record, now: datetime | None = None) -> str:
     if record.status != "running" or record.process is None:
         return record.status
     if record.process["host"] == platform.node():
-        return "running" if _alive(record.process["pid"], record.process["birth"]) else "died"
+        return "running" if alive(record.process["pid"], record.process["birth"]) else "died"
     age_s = ((now or datetime.now(UTC)) - datetime.fromisoformat(record.process["heartbeat"])).total_seconds()
     return "died" if age_s > STALE_S else "running"
 
 
-def _alive(pid: int, birth: str | None) -> bool:
+def alive(pid: int, born: str | None) -> bool:
+    """Whether the process of this id and start time is there; a zombie is not, nor another that got its id since."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass  # somebody else's process: alive
-    current = _birth(pid)
+    current = birth(pid)
     if current is None:  # a zombie has left nothing to read, and systems without /proc cannot tell
         return not Path("/proc/self/stat").exists()
-    return birth is None or birth == current
+    return born is None or born == current
 
 
-def _birth(pid: int) -> str | None:
+def birth(pid: int) -> str | None:
     """Start time of a process in clock ticks since boot; None where /proc does not tell, and for a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -246,7 +249,7 @@ class RecordFile:
         with self.change() as record:
             record.status, record.error, record.finished = "running", None, None
             pid = os.getpid()
-            record.process = Process(pid=pid, host=platform.node(), birth=_birth(pid), heartbeat=timestamp())
+            record.process = Process(pid=pid, host=platform.node(), birth=birth(pid), heartbeat=timestamp())
         self._thread.start()
         return self
 

@@ -168,6 +168,7 @@ class WandbRun:
             "project": settings.project,
             "entity": run.entity or settings.entity,
             "id": run.id,
+            "group": run.group or None,
             "url": run.url or None,
         }
         self.note = f"W&B: offline ({offline_because})" if self._offline else f"W&B: {run.url}"
@@ -283,6 +284,10 @@ def summary(record: Record) -> dict[str, Any]:
     for name, measured in record.metrics.items():
         flat[name] = measured["value"]
         flat.update({f"{name}.{end}": measured[end] for end in ("low", "high") if measured[end] is not None})
+    if record.sweep.get("metric") and record.sweep.get("value") is not None:
+        flat[record.sweep["metric"]] = record.sweep[
+            "value"
+        ]  # W&B's sweeps judge by the summary: what ships, not the last
     for section in ("size", "threshold", "context", "compression", "seconds", "reference"):
         flat.update(knobs({section: getattr(record, section)}))
     for index, artifact in enumerate(record.artifacts):
