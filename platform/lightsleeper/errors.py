@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 class EveryRunError(UserError):
-    """One that the next run would meet too, such as a full disk: a sweep stops there, instead of failing every trial."""
+    """One that the next run would meet too, such as a full disk: a sweep stops there and does not fail every trial."""
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

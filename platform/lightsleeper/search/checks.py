@@ -8,14 +8,14 @@ from lightsleeper import recipe as recipes
 from lightsleeper.errors import UserError
 from lightsleeper.search.space import Parameter
 from lightsleeper.search.study import Parameters, Settings
-from lightsleeper.search.sweep_file import SweepFile
+from lightsleeper.search.sweep_file import Goal, SweepFile
 from lightsleeper.stages.plan import Plan, check, plan
 
 TRIED = 40  # values of a knob that are tried: a recipe is built for each
 DRAWN = 3  # of a distribution without a list of values
 
 
-def settings(file: SweepFile, runs_dir: Path, objectives: dict[str, str]) -> Settings:
+def settings(file: SweepFile, runs_dir: Path, objectives: dict[str, Goal]) -> Settings:
     """Check the sweep and the recipe it changes; raises UserError naming the knob and its value."""
     file.check_local()
     _check_hyperband(file, objectives)
@@ -69,7 +69,7 @@ def _check_trial(base: Plan, file: SweepFile) -> None:
         )
 
 
-def _check_hyperband(file: SweepFile, objectives: dict[str, str]) -> None:
+def _check_hyperband(file: SweepFile, objectives: dict[str, Goal]) -> None:
     rule = file.early_terminate
     if rule is None:
         return

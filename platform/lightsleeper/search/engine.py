@@ -129,7 +129,10 @@ class Engine:
             "attempt": taken.claim.attempt,
             "parameters": taken.parameters,
         }
-        tracking = {"group": study.name, **{key: file.text[key] for key in ("project", "entity") if key in file.text}}
+        tracking: dict[str, str] = {
+            "group": study.name,
+            **{key: file.text[key] for key in ("project", "entity") if key in file.text},
+        }
         fixed = {word.lstrip("-").partition("=")[0] for word in file.overrides}
         own = [f"--tracking.{key}={json.dumps(value)}" for key, value in tracking.items()]
         return {

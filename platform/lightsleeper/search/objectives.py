@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.search.sweep_file import Goal
 from lightsleeper.tracking.record import Record
 
 RECORDED = (
@@ -13,15 +14,15 @@ RECORDED = (
 )
 """Costs, so less is better."""
 TIMED = ("latency", "rtf", "peak_memory", "p50", "p90", "p99")
-GOALS = {"max": "maximize", "min": "minimize"}
+GOALS: dict[str, Goal] = {"max": "maximize", "min": "minimize"}
 
 
-def parse(text: str, metric: str, goal: str) -> dict[str, str]:
+def parse(text: str, metric: str, goal: Goal) -> dict[str, Goal]:
     """`a,b` as {name: maximize | minimize}; a validation metric other than the file's says which: `val/loss:min`.
 
     Raises UserError for an unknown name, for one that only the benchmark knows, and for fewer than two.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Goal] = {}
     for item in filter(None, (item.strip() for item in text.split(","))):
         name, _, suffix = item.partition(":")
         if suffix and suffix not in GOALS:

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lightsleeper.errors import UserError
 from lightsleeper.search.claims import Claim, Claims
 from lightsleeper.search.storage import patiently
-from lightsleeper.search.sweep_file import SweepFile
+from lightsleeper.search.sweep_file import Goal, SweepFile
 
 Parameters = dict[str, Any]
 State = Literal["waiting", "running", "done", "pruned", "failed"]
@@ -50,7 +50,7 @@ class Settings:
     """Of the recipe that the trials change, with the steps it requires."""
     epochs: int | None = None
     """Validations of a whole trial, where known: the last rung of hyperband."""
-    objectives: dict[str, str] = field(default_factory=dict)
+    objectives: dict[str, Goal] = field(default_factory=dict)
     """Name -> maximize | minimize; empty is the file's metric."""
 
     def content(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Settings:
         return json.loads(json.dumps(found, default=str))
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Goal]:
         return list(self.objectives.values()) or [self.file.goal]
 
     @property
