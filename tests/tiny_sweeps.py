@@ -1,12 +1,16 @@
 """Sweeps of the tiny family: files, studies, whole command lines in processes of their own."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from lightsleeper.search import worker
 from lightsleeper.search.space import Parameter
 from lightsleeper.search.storage import open_storage, url_of
 from lightsleeper.search.study import Settings, Study
@@ -47,6 +51,60 @@ def settings(recipe_hash: str = "abc", objectives: Any = None, epochs: int | Non
 
 def open_study(folder: Path, wanted: Settings | None = None, name: str = "s-1", create: bool = True) -> Study:
     return Study(name, wanted or settings(), open_storage(url_of(None, folder)), os.getpid(), create)
+
+
+class Forked:
+    """Stands in for `Popen` of a worker: forked from the test, so that it need not import torch again."""
+
+    def __init__(self, line: list[str], *, env: dict[str, str], **_: Any) -> None:
+        (child_in, parent_out), (parent_in, child_out) = os.pipe(), os.pipe()
+        sys.stdout.flush()
+        self.pid = os.fork()
+        self.returncode: int | None = None
+        if self.pid == 0:
+            self._work(Path(line[-1]), env, child_in, child_out)
+        os.close(child_in)
+        os.close(child_out)
+        self.stdin = os.fdopen(parent_out, "w", buffering=1)
+        self.stdout = os.fdopen(parent_in)
+
+    def _work(self, log: Path, env: dict[str, str], incoming: int, outgoing: int) -> None:
+        code = 1
+        try:
+            os.dup2(incoming, 0)
+            os.dup2(outgoing, 1)
+            os.closerange(3, 256)  # among them the parent's ends of other workers' pipes
+            sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+            os.environ.clear()
+            os.environ.update(env)
+            code = worker.main(log)
+        finally:
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self) -> int:
+        while self.poll() is None:
+            time.sleep(0.01)
+        assert self.returncode is not None
+        return self.returncode
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def fork_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of this test are forked; all else about them is real."""
+    monkeypatch.setattr("lightsleeper.search.team.Popen", Forked)
 
 
 def command(*words: str, **variables: str) -> subprocess.Popen[str]:

@@ -13,13 +13,14 @@ import pytest
 from lightsleeper.search.team import Worker, environment, threads_each
 from lightsleeper.tracking.record import read
 from tiny_runs import prepare
-from tiny_sweeps import FIT, trials, write_sweep
+from tiny_sweeps import FIT, fork_workers, trials, write_sweep
 
 
 @pytest.fixture(autouse=True)
 def _world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     prepare(monkeypatch, tmp_path)
     write_sweep(tmp_path)
+    fork_workers(monkeypatch)
 
 
 class Parent:
@@ -123,7 +124,6 @@ def test_a_worker_whose_parent_died_leaves_its_trial_resumable(monkeypatch: pyte
 
 def test_a_stopped_trial_goes_on_where_it_was(parent: Parent, monkeypatch: pytest.MonkeyPatch):
     parent.worker.kill()
-    monkeypatch.setenv("TINY_STOP", "step:14:int")  # raised in the worker as its parent's signal is
     monkeypatch.setenv("TINY_STOP", "step:14:term")
     first = Parent()
     first.trial(0)

@@ -39,8 +39,8 @@ class Options:
     workers: int = 1
     count: int | None = None
     """At most so many trials that nobody has begun; None is all."""
-    wait: bool = True
-    """Stay until every trial has ended, to take over those of machines that die."""
+    guest: bool = False
+    """Leave when no trial is waiting; else stay until every one has ended, to take over those of machines that die."""
     devices: int = 0
     """GPUs to divide among the workers."""
 
@@ -72,7 +72,8 @@ class Engine:
         if self.study.unfinished() or self.study.settings.cap is None:
             with self._workers(self.options.workers):
                 self._trials()
-        self._benchmarks()
+        if not self.options.guest:
+            self._benchmarks()
 
     # --- trials ---
 
@@ -97,7 +98,7 @@ class Engine:
         if self._look == 0.0:  # something may have come free since we looked
             return False
         running = sum(row.state == "running" for row in self.study.rows())
-        return running == 0 or not self.options.wait
+        return running == 0 or self.options.guest
 
     def _give(self, worker: Worker) -> bool:
         """A trial for an idle worker; False when there is none now."""

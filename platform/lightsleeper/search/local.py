@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.search import folder as folders
-from lightsleeper.search import storage
+from lightsleeper.search import slurm, storage
 from lightsleeper.search.board import Board, counts, outcome, settings, table
 from lightsleeper.search.engine import Engine, Options
 from lightsleeper.search.study import Study
@@ -33,7 +33,8 @@ class Request:
     """False: it has to exist."""
     slurm: bool = False
     slurm_set: list[str] = field(default_factory=list)
-    wait: bool = True
+    guest: bool = False
+    """Take trials while some are waiting, then leave the rest, benchmarks too, to others."""
 
     @property
     def folder(self) -> Path:
@@ -48,14 +49,16 @@ class Request:
 def run(request: Request) -> int:
     """The whole sweep, or this machine's part of it; returns the exit code. Raises UserError."""
     console = Console(highlight=False, soft_wrap=True)
+    if request.slurm:
+        slurm.check(request)
     study = opened(request)
     if request.slurm:
-        from lightsleeper.search.slurm import submit
-
-        return submit(request, console)
+        slurm.submit(request, console)
+        console.print(f"when they have ended, for the benchmarks: {request.resume_line}", markup=False)
+        return 0
     from lightsleeper.stages.console import stoppable
 
-    options = Options(request.runs_dir, request.workers, request.count, request.wait, _devices())
+    options = Options(request.runs_dir, request.workers, request.count, request.guest, _devices())
     try:
         with stoppable(), Board(console) as board:
             threads = f"{request.workers} worker(s), {request.file.method}"

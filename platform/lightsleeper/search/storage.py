@@ -19,8 +19,8 @@ from lightsleeper.tracking.runs import locked
 VARIABLE = "LIGHTSLEEPER_STORAGE"
 """The URL from the environment: a command line shows a password to every user of the machine."""
 DRIVERS = {
-    "postgresql": ("psycopg", "pip install 'lightsleeper[postgres]'"),
-    "mysql": ("pymysql", "pip install pymysql"),
+    "postgresql": ("psycopg", " (extra postgres): pip install 'psycopg[binary]'"),
+    "mysql": ("pymysql", ": pip install pymysql"),
 }
 BUSY_S = 60.0  # how long SQLite waits for another process
 RETRIES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of a database that is away for a moment
@@ -85,9 +85,9 @@ def _connected(url: str, arguments: dict[str, Any]) -> RDBStorage:
         return attempt()
     except ImportError as error:
         driver, command = DRIVERS.get(
-            sql.make_url(url).get_backend_name(), ("a driver", "see SQLAlchemy's documentation")
+            sql.make_url(url).get_backend_name(), ("a driver", ": see SQLAlchemy's documentation")
         )
-        raise UserError(f"--storage {shown(url)} needs {driver}: {command}") from error
+        raise UserError(f"--storage {shown(url)} needs {driver}{command}") from error
     except (sql.exc.SQLAlchemyError, RuntimeError) as error:
         raise UserError(f"storage {shown(url)} cannot be used: {_first_line(error)}") from error
 

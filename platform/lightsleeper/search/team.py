@@ -3,13 +3,13 @@
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 from lightsleeper.search.study import Taken
@@ -46,10 +46,10 @@ class Worker:
         self.ready = False
         self.taken: Taken | None = None
         self.began = 0.0
-        self.process = subprocess.Popen(
+        self.process = Popen(
             [sys.executable, "-m", "lightsleeper.search.worker", str(log)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=PIPE,
+            stdout=PIPE,
             text=True,
             encoding="utf-8",
             bufsize=1,
