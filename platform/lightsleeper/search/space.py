@@ -78,7 +78,7 @@ class Parameter:
             raise UserError(f"expected a mapping such as {{values: [1, 2]}}, got {_shown(spec)}.")
         if "parameters" in spec:
             raise UserError(f"nested; write each knob flat: '{name}.KEY: {{values: [...]}}'.")
-        distribution = spec.get("distribution", _inferred(spec))
+        distribution = spec["distribution"] if "distribution" in spec else _inferred(spec)
         if not isinstance(distribution, str) or distribution not in ARGUMENTS:
             raise UserError(f"unknown distribution {_shown(distribution)}.{did_you_mean(str(distribution), ARGUMENTS)}")
         known = ARGUMENTS[distribution]
