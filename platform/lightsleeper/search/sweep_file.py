@@ -289,9 +289,10 @@ class _Reader:
         for word in rest:
             if word.startswith("${"):
                 self.fail("command", f"'{word}' is not supported; {EXPECTED}.")
+            if word.startswith("--runs-dir"):
+                self.fail("command", f"'{word}': a sweep's trials go where the sweep goes; see --runs-dir there.")
             if word.startswith("-") and not re.match(r"--[A-Za-z_][^=]*=", word):
-                extra = " LIGHTSLEEPER_RUNS names another folder of runs." if word.startswith("--runs-dir") else ""
-                self.fail("command", f"'{word}': the only options of a sweep's command are --section.key=value.{extra}")
+                self.fail("command", f"'{word}': the only options of a sweep's command are --section.key=value.")
         if not files:
             self.fail("command", f"'{' '.join(words)}' names no recipe; {EXPECTED}.")
         return files, overrides
