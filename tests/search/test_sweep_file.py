@@ -181,7 +181,7 @@ def test_a_mistyped_name_is_told_the_nearest():
         ("goal: minimize", "impute: none", "metric.impute: expected latest or best or worst, got 'none'"),
         ("{values: [8, 16]}", "{value: null}", "sweep.yaml:6: parameters.model.dim: null would arrive"),
         ("{values: [8, 16]}", "{values: [8, null]}", "sweep.yaml:6: parameters.model.dim: null would arrive"),
-        ("{values: [8, 16]}", "{min: 0.5, max: 2}", "distribution uniform is not for method grid"),
+        ("{values: [8, 16]}", "{min: 0.5, max: 2.0}", "distribution uniform is not for method grid"),
         ("model.dim: {values: [8, 16]}", "model: {parameters: {dim: {value: 8}}}", "parameters.model: nested"),
         ("model.dim:", "model dim:", "expected the dotted name of a knob"),
         ("model.dim:", "modle.dim:", "sweep.yaml:6: parameters.modle.dim: override '--modle.dim=16': unknown section"),

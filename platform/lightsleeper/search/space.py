@@ -255,8 +255,10 @@ def _inferred(spec: Mapping[str, Any]) -> str | None:
         unknown = next((key for key in spec if key not in known), None)
         hint = f" Unknown key '{unknown}'.{did_you_mean(str(unknown), known)}" if unknown is not None else ""
         raise UserError(f"needs values, value, min and max, or a distribution.{hint}")
-    whole = all(isinstance(spec.get(end, 0), int) and not isinstance(spec.get(end, 0), bool) for end in ("min", "max"))
-    return "int_uniform" if whole else "uniform"
+    whole = {isinstance(spec[end], int) for end in ("min", "max") if isinstance(spec.get(end), (int, float))}
+    if len(whole) > 1:  # W&B's schema takes it for uniform, but its client refuses to send it
+        raise UserError(f"min {spec['min']!r} and max {spec['max']!r}: write both with a point, or both without.")
+    return "uniform" if False in whole else "int_uniform"
 
 
 def _check(distribution: str, given: Mapping[str, Any]) -> None:
