@@ -1,6 +1,9 @@
 """`lightning run`: train, compress, test, export and benchmark a recipe, or continue a run."""
 
 import argparse
+import os
+import signal
+import sys
 
 HELP = (
     "Run a recipe and overlays, merged left to right, then --section.key=value overrides. Results, record and log go "
@@ -32,6 +35,19 @@ def main(args: argparse.Namespace) -> int:
 
     try:
         experiment.run(merged, root, resume)
-    except KeyboardInterrupt:
-        return 130  # the run has said how to continue
+    except KeyboardInterrupt:  # the run has said how to continue
+        if os.environ.get("WANDB_SWEEP_ID"):
+            die_of_sigterm()
+        return 130
     return 0
+
+
+def die_of_sigterm() -> None:
+    """End as the signal would have ended the process, once the run has been closed.
+
+    An agent of a W&B sweep stops a run with SIGTERM. It counts positive exit codes as failures and gives up after a few,
+    so a sweep whose first runs were stopped early would end there.
+    """
+    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)

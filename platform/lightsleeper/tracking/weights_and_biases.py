@@ -4,6 +4,9 @@ Online with a key and a network, offline without, never a prompt. Offline runs l
 `wandb sync`; a resumed run keeps its id, so W&B joins the pieces. What W&B would collect by itself (host and user
 name, command line, git remote) is switched off: the record's allow-list is what a run tells about its machine.
 
+Under an agent of a W&B sweep the run is the agent's, with its id and in its project; the steps that the run requires are
+runs of their own beside the sweep.
+
 Lineage: inputs are logged again with the same content and marked as used, which works offline too (`use_artifact` by
 name does not). On upload W&B recognises content it has and draws the edge to the version that is there.
 """
@@ -12,8 +15,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -29,6 +32,8 @@ INIT_TIMEOUT_S = 10.0
 UPLOAD_S = 120.0  # history and summary of a run: seconds on a slow line
 UPLOAD_BYTES_PER_S = 250_000  # 2 Mbit/s, for the models
 MODEL_FILES = ("model.json", "model.safetensors")
+AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
+"""What an agent of a W&B sweep tells the run that it starts."""
 
 
 class Tracker(Protocol):
@@ -104,15 +109,37 @@ def start(settings: TrackingConfig, folder: Path, record: Record) -> Tracker:
         "dir": str(folder.absolute()),  # W&B's service is another process, with another working folder
         "config": {**record.config, "environment": record.environment},
     }
+    step = record.parent is not None
     if mode == "online":
         try:
-            return WandbRun(_init("online", arguments), settings, folder)
+            with outside_sweep(step):
+                return WandbRun(_init("online", arguments), settings, folder, step=step)
         except Exception as error:  # whatever it is, no run is lost because of its tracker
             reason = _reason(error)
             if settings.mode == "online":
                 raise UserError(f"W&B could not be reached: {reason}. Mode auto continues offline.") from error
             why = f"W&B not reachable: {reason}"
-    return WandbRun(_init("offline", arguments), settings, folder, why)
+    with outside_sweep(step):
+        return WandbRun(_init("offline", arguments), settings, folder, why, step)
+
+
+@contextmanager
+def outside_sweep(step: bool) -> Iterator[None]:
+    """Hide the agent of a W&B sweep from a step: W&B would give it the id of the run that requires it."""
+    hidden = {name: os.environ.pop(name) for name in AGENT_VARIABLES if step and name in os.environ}
+    try:
+        if hidden:
+            _forget_environment()
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _forget_environment() -> None:
+    """Let W&B, which reads the environment once, read it anew when the next run starts."""
+    import wandb
+
+    wandb.teardown()
 
 
 def _init(mode: Literal["online", "offline"], arguments: Mapping[str, Any]) -> Any:
@@ -155,17 +182,20 @@ def _reason(error: Exception) -> str:
 class WandbRun:
     """An open W&B run."""
 
-    def __init__(self, run: Any, settings: TrackingConfig, folder: Path, offline_because: str = "") -> None:
+    def __init__(
+        self, run: Any, settings: TrackingConfig, folder: Path, offline_because: str = "", step: bool = False
+    ) -> None:
         from lightning.pytorch.loggers import WandbLogger
 
         self._run = run
         self._folder = folder
         self._offline = bool(offline_because)
         self._replaced = False
+        self._step = step
         self.loggers: list[Logger] = [WandbLogger(experiment=run, project=settings.project, save_dir=folder)]
         self.state = {
             "mode": "offline" if self._offline else "online",
-            "project": settings.project,
+            "project": run.project or settings.project,
             "entity": run.entity or settings.entity,
             "id": run.id,
             "group": run.group or None,
@@ -220,6 +250,8 @@ class WandbRun:
             self._run.finish(exit_code=exit_code)
 
         complete = finish_within(upload, limit_s)
+        if self._step and os.environ.get("WANDB_SWEEP_ID"):
+            _forget_environment()
         if self._replaced:  # again: the service of a killed process lives on for a while, and writes
             self._drop_older()
         if self._offline:
