@@ -45,8 +45,8 @@ def main(args: argparse.Namespace) -> int:
 def die_of_sigterm() -> None:
     """End as the signal would have ended the process, once the run has been closed.
 
-    An agent of a W&B sweep stops a run with SIGTERM. It counts positive exit codes as failures and gives up after a few,
-    so a sweep whose first runs were stopped early would end there.
+    An agent of a W&B sweep stops a run with SIGTERM. It counts positive exit codes as failures and gives up after a
+    few, so a sweep whose first runs were stopped early would end there.
     """
     sys.stdout.flush()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

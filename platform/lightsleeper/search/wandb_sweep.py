@@ -82,13 +82,13 @@ def register(sweep: SweepFile) -> str:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what follows in words of its own
             name = wandb.sweep(sweep.text, entity=entity, project=project)
-        base = wandb.Api().settings["base_url"]
+        site = wandb.setup().settings.app_url
     except Exception as error:  # of many kinds: no network, a wrong key, a project that is not yours
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"W&B did not take the sweep: {reason[:200]}; --local runs it without.") from error
     # where W&B filed it, as it has told the process
     entity, project = os.environ.get("WANDB_ENTITY", entity), os.environ.get("WANDB_PROJECT", project)
-    print(f"sweep {name}: {wandb.util.app_url(base)}/{entity}/{project}/sweeps/{name}", flush=True)
+    print(f"sweep {name}: {site}/{entity}/{project}/sweeps/{name}", flush=True)
     return f"{entity}/{project}/{name}"
 
 

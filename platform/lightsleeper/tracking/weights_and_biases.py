@@ -4,7 +4,7 @@ Online with a key and a network, offline without, never a prompt. Offline runs l
 `wandb sync`; a resumed run keeps its id, so W&B joins the pieces. What W&B would collect by itself (host and user
 name, command line, git remote) is switched off: the record's allow-list is what a run tells about its machine.
 
-Under an agent of a W&B sweep the run is the agent's, with its id and in its project; the steps that the run requires are
+Under an agent of a W&B sweep the run is the agent's, with its id and in its project; the steps that it requires are
 runs of their own beside the sweep.
 
 Lineage: inputs are logged again with the same content and marked as used, which works offline too (`use_artifact` by
