@@ -62,7 +62,7 @@ def test_a_command_of_the_pages_is_understood(line: str, monkeypatch: pytest.Mon
     assert main(words) == 0, capsys.readouterr().err
     monkeypatch.chdir(ROOT)
     for word in words:
-        if word.endswith(".yaml") and word.startswith("recipes/"):
+        if word.endswith(".yaml") and word.startswith(("recipes/", "sweeps/")):
             assert (ROOT / word).is_file(), word
         elif word.endswith(".yaml") and words[0] in ("run", "validate", "explain", "data"):
             recipe.find(word)

@@ -33,6 +33,7 @@ parameters:
   seed_everything: {values: [5]}
 """
 TRIALS = [{"model.width": 4, "seed_everything": 5}, {"model.width": 6, "seed_everything": 5}]
+LIMIT_S = 900  # of a command that starts trials; each takes some 15 s of one core
 TESTS = str(Path(__file__).resolve().parents[1])
 
 
@@ -61,7 +62,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
 
 
 def wandb(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "wandb", *words], capture_output=True, text=True, timeout=280)
+    return subprocess.run([sys.executable, "-m", "wandb", *words], capture_output=True, text=True, timeout=LIMIT_S)
 
 
 def records() -> list[Record]:
@@ -185,6 +186,7 @@ def test_an_agent_that_fails_fails_the_command(codes: list[int], expected: int):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT_S)
 def test_wandb_sweep_and_wandb_agent_run_the_trials(server: StandIn):
     result = wandb("sweep", "sweep.yaml")
     assert f"wandb agent {ENTITY}/tiny-sweeps/sweep0" in result.stderr
@@ -198,9 +200,10 @@ def test_wandb_sweep_and_wandb_agent_run_the_trials(server: StandIn):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT_S)
 def test_our_command_registers_and_runs_two_agents(server: StandIn):
     command = [sys.executable, "-m", "lightsleeper", "sweep", "sweep.yaml", "--agents", "2"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert result.returncode == 0, result.stderr
     assert f"{server.url}/{ENTITY}/tiny-sweeps/sweeps/sweep0" in result.stdout
     assert len(server.agents) == 2
@@ -213,6 +216,7 @@ def test_our_command_registers_and_runs_two_agents(server: StandIn):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT_S)
 def test_a_step_of_a_trial_is_a_run_of_its_own_beside_the_sweep(server: StandIn):
     both = two_recipes()
     for path in (both, Path("step.yaml")):
@@ -232,6 +236,7 @@ def test_a_step_of_a_trial_is_a_run_of_its_own_beside_the_sweep(server: StandIn)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT_S)
 def test_a_trial_that_wandb_stops_ends_cleanly_and_is_no_failure_to_the_agent(server: StandIn):
     Path("sweep.yaml").write_text(
         SWEEP.replace("[fit, finalize, test]", "[fit]").replace('[fit]"', '[fit]", --trainer.max_epochs=2000')
