@@ -1,0 +1,103 @@
+"""All run records below a folder as one Arrow table; only records that changed since the last call are read again.
+
+The table is kept in `.index.arrow` in the runs folder, a row a record file, keyed by path, inode, time and size. It is
+replaced whole; a damaged one, or one of another version, is built anew, and where it cannot be written it is not kept.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightsleeper.dashboard.rows import TABLE, Unreadable, read
+from lightsleeper.tracking.record import FILE
+
+CACHE = ".index.arrow"
+DEPTH = 8  # folders below the runs folder: the platform itself writes two
+
+
+def load(root: Path, keep: bool = True) -> pa.Table:
+    """The index of ``root``, brought up to date; schema `rows.TABLE`. ``keep``: on disk, for the next call."""
+    found = list(files(root))
+    keys = pa.array([f"{_shown(path)}\0{stamp}" for path, stamp in found], pa.string())
+    old = _cached(root / CACHE) if keep else None
+    if old is None:
+        old = TABLE.empty_table()
+    places = pc.index_in(keys, value_set=old["key"])
+    known = old.take(places.drop_null())
+    fresh = np.flatnonzero(pc.is_null(places).to_numpy(zero_copy_only=False))
+    if not len(fresh) and len(known) == len(old):
+        return old
+    rows = [_row(root, found[index][0], keys[index].as_py()) for index in fresh]
+    table = pa.concat_tables([known, pa.Table.from_pylist(rows, TABLE)]).combine_chunks()
+    if keep:
+        _write(table, root / CACHE)
+    return table
+
+
+def _row(root: Path, path: str, key: str) -> dict[str, Any]:
+    try:
+        return {"key": key, "path": _shown(path), **read(root / path)}
+    except Unreadable as reason:
+        return {"key": key, "path": _shown(path), "reason": str(reason)}
+
+
+def _shown(path: str) -> str:
+    """As text: a file's name may be any bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def files(root: Path) -> Iterator[tuple[str, str]]:
+    """(path below ``root``, stamp) of every record; links to folders are followed, once each."""
+    seen: set[tuple[int, int]] = set()
+    queue = [(str(root), "", 0)]
+    while queue:
+        folder, inner, depth = queue.pop()
+        path = os.path.join(folder, FILE)
+        try:
+            stat = os.stat(path)
+        except OSError:
+            pass
+        else:
+            yield os.path.join(inner, FILE), f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
+            continue  # no run lies inside another one
+        try:
+            if depth:
+                own = os.stat(folder)
+                if (own.st_dev, own.st_ino) in seen:
+                    continue
+                seen.add((own.st_dev, own.st_ino))
+            with os.scandir(folder) as entries:
+                names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+        except OSError:
+            continue
+        if depth < DEPTH:
+            queue += [(os.path.join(folder, name), os.path.join(inner, name), depth + 1) for name in names]
+
+
+def _cached(path: Path) -> pa.Table | None:
+    try:
+        with pa.OSFile(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowException):
+        return None
+    return table if table.schema.equals(TABLE, check_metadata=True) else None
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two dashboards may start at once
+    with suppress(OSError):
+        try:
+            options = pa.ipc.IpcWriteOptions(compression="lz4")
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, TABLE, options=options) as writer:
+                writer.write_table(table)
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise

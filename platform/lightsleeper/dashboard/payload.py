@@ -1,0 +1,330 @@
+"""The payload: everything the dashboard shows, as one JSON-able dictionary of columns.
+
+Made from the Arrow index with vectorised joins, so that 5,000 runs take a second or two; sections have byte budgets, and
+what a budget leaves out is counted in the payload, never dropped in silence. Numbers have six significant digits, null
+stands for none. Nothing in here is trusted: texts are data, whatever they look like.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lightsleeper.dashboard.quantities import Better, quantity
+from lightsleeper.dashboard.rows import thin
+from lightsleeper.tracking.record import Process, Record, status_of, timestamp
+
+VERSION = 1
+METRIC_BYTES = 3_000_000
+CURVE_BYTES = 1_400_000
+TRAINING_BYTES = 1_400_000
+POINTS = (100, 50, 25)  # a curve, the most that fits all runs
+SERIES = 8  # training curves a run
+SKIPPED = 50  # unreadable files named; the rest is counted
+SPARSE = 0.6  # a column with fewer values than this share of the runs names its rows
+RUN_COLUMNS = ("id", "recipe", "family", "status", "started", "seed", "group", "parent", "fingerprint", "conditions")
+
+
+def build(table: pa.Table, source: str, now: datetime | None = None, keep: Callable | None = None) -> dict[str, Any]:
+    """The payload of an index (`index.load`); ``keep`` maps the table of readable runs to a mask of those to show."""
+    readable = pc.is_null(table["reason"])
+    skipped = table.filter(pc.invert(readable)).select(["path", "reason"]).to_pylist()
+    runs = table.filter(readable)
+    if keep is not None:
+        runs = runs.filter(keep(runs))
+    runs = runs.sort_by([("started", "ascending"), ("id", "ascending")]).combine_chunks()
+    goals = _goals(runs)
+    metrics, left_out = _metrics(runs, goals)
+    curves, curves_left = _curves(runs)
+    training, training_left = _training(runs)
+    knobs, constant = _knobs(runs)
+    payload = {
+        "version": VERSION,
+        "generated": timestamp(),
+        "source": source,
+        "skipped": skipped[:SKIPPED],
+        "more_skipped": max(0, len(skipped) - SKIPPED),
+        "runs": _runs(runs, now),
+        "metrics": metrics,
+        "metrics_left_out": left_out,
+        "knobs": knobs,
+        "constant": constant,
+        "sweeps": _sweeps(runs),
+        "curves": curves,
+        "curves_left_out": curves_left,
+        "training": training,
+        "training_left_out": training_left,
+    }
+    from lightsleeper.dashboard.views import views
+
+    payload["views"] = [asdict(view) for view in views(payload)]
+    return payload
+
+
+def to_json(payload: dict[str, Any]) -> str:
+    """Compact, ASCII, and without NaN."""
+    return json.dumps(payload, separators=(",", ":"), allow_nan=False)
+
+
+# --- runs ---
+
+
+def _runs(runs: pa.Table, now: datetime | None) -> dict[str, list[Any]]:
+    columns = {name: runs[name].to_pylist() for name in RUN_COLUMNS}
+    for row in np.flatnonzero(pc.equal(runs["status"], "running").fill_null(False).to_numpy(zero_copy_only=False)):
+        columns["status"][row] = _alive(runs.slice(row, 1).to_pylist()[0], now)
+    columns["sweep"] = runs["sweep_id"].to_pylist()
+    columns["trial"] = runs["sweep_trial"].to_pylist()
+    columns["pruned"] = np.flatnonzero(runs["sweep_pruned"].fill_null(False).to_numpy(zero_copy_only=False)).tolist()
+    columns["error"] = runs["error"].to_pylist()
+    columns["folder"] = pc.replace_substring_regex(runs["path"], "/?[^/]*$", "").to_pylist()
+    columns["lineage"] = runs["lineage"].fill_null([]).to_pylist() if len(runs) else []
+    columns["url"] = runs["url"].to_pylist()
+    headline = runs["headline"].fill_null([]).to_pylist() if len(runs) else []
+    columns["headline"] = [next(iter(names), None) for names in headline]
+    return columns
+
+
+def _alive(row: dict[str, Any], now: datetime | None) -> str:
+    """`died` when the process that wrote `running` is gone."""
+    if row["pid"] is None or row["host"] is None or row["heartbeat"] is None:
+        return "running"
+    process = Process(pid=row["pid"], host=row["host"], birth=row["birth"], heartbeat=row["heartbeat"])
+    try:
+        record = Record("", "", "", None, "", "", {}, {}, process=process)
+        return status_of(record, now or datetime.now(UTC))
+    except (ValueError, TypeError, OverflowError):  # a heartbeat that is no time, a pid that is none
+        return "running"
+
+
+def _goals(runs: pa.Table) -> dict[str, Better]:
+    """Which way a metric is better, as the sweeps and recipes of these runs say."""
+    words: dict[str, Better] = {"maximize": "higher", "max": "higher", "minimize": "lower", "min": "lower"}
+    goals: dict[str, Better] = {}
+    for name, goal in (("monitor", "monitor_mode"), ("sweep_metric", "sweep_goal")):
+        for pair in runs.select([name, goal]).group_by([name, goal]).aggregate([]).to_pylist():
+            if pair[name] and pair[goal] in words:
+                goals[pair[name]] = words[pair[goal]]
+    return goals
+
+
+# --- metrics ---
+
+
+def _metrics(runs: pa.Table, goals: dict[str, Better]) -> tuple[dict[str, Any], list[str]]:
+    """Columns by name, the most useful first, and the names that the byte budget left out."""
+    if not len(runs):
+        return {}, []
+    row, items = _flat(runs["values"])
+    names = items.field("name").dictionary_encode()
+    code = names.indices.to_numpy()
+    numbers = {key: items.field(key).to_numpy(zero_copy_only=False) for key in ("value", "low", "high", "n")}
+    order = np.argsort(code, kind="stable")
+    bounds = np.searchsorted(code[order], np.arange(len(names.dictionary) + 1))
+    found = {name: order[bounds[index] : bounds[index + 1]] for index, name in enumerate(names.dictionary.to_pylist())}
+    headline = Counter(pc.list_flatten(runs["headline"]).to_pylist())
+    swept = set(runs["sweep_metric"].unique().to_pylist())
+    columns: dict[str, Any] = {}
+    left_out, used = [], 0
+    for name in sorted(found, key=lambda name: _rank(name, len(found[name]), headline, swept)):
+        what = asdict(quantity(name, goals))
+        column = {**what, **_column(row[found[name]], {k: v[found[name]] for k, v in numbers.items()}, len(runs))}
+        size = len(to_json(column))
+        if used + size > METRIC_BYTES:
+            left_out.append(name)
+            continue
+        used += size
+        columns[name] = column
+    return columns, left_out
+
+
+def _rank(name: str, count: int, headline: Counter, swept: set[str]) -> tuple[Any, ...]:
+    """Headline metrics, what sweeps compare, costs, then what most runs have, shorter names first."""
+    group = 0 if name in headline else 1 if name in swept else 3 if name.startswith(("test/", "val/")) else 2
+    return group, -headline[name], -count, len(name), name
+
+
+def _column(rows: np.ndarray, numbers: dict[str, np.ndarray], count: int) -> dict[str, Any]:
+    """value, low, high, n for all runs, or for `rows` only; low and high null when no run has any; one n for all."""
+    column: dict[str, Any] = {}
+    sparse = len(rows) < SPARSE * count
+    if sparse:
+        order = np.argsort(rows)
+        column["rows"] = rows[order].tolist()
+    for key, values in numbers.items():
+        known = values[~np.isnan(values)]
+        if key != "value" and not len(known):
+            column[key] = None
+        elif key == "n" and (known == known[0]).all():
+            column[key] = int(known[0])
+        elif sparse:
+            column[key] = numbers_list(values[order])
+        else:
+            full = np.full(count, np.nan)
+            full[rows] = values
+            column[key] = numbers_list(full)
+    return column
+
+
+def numbers_list(values: np.ndarray) -> list[float | int | None]:
+    """Six significant digits, whole numbers whole, NaN null."""
+    values = np.asarray(values, dtype=np.float64)
+    known = values[np.isfinite(values)]
+    if (known == np.trunc(known)).all() and (abs(known) < 2**53).all():
+        found = np.where(np.isfinite(values), values, 0).astype(np.int64).astype(object)
+    else:
+        found = six_digits(values).astype(object)
+    found[~np.isfinite(values)] = None
+    return found.tolist()
+
+
+def six_digits(values: np.ndarray) -> np.ndarray:
+    """Rounded so that their shortest decimal form has at most six digits."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        places = 5 - np.floor(np.log10(abs(values)))
+        places = np.where(np.isfinite(places), places, 0).clip(-300, 300)
+        up, down = 10.0 ** places.clip(0), 10.0 ** (-places).clip(0)
+        # exact powers of ten on both sides: the quotient is the double nearest to the decimal number
+        return np.where(places > 0, np.round(values * up) / up, np.round(values / down) * down)
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.StructArray]:
+    """Row of each item, and the items, of a column of lists."""
+    lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists)
+
+
+# --- knobs ---
+
+
+def _knobs(runs: pa.Table) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Knobs that differ between runs of one recipe, dictionary coded; and by recipe the values that do not."""
+    if not len(runs):
+        return {}, {}
+    row, items = _flat(runs["knobs"])
+    names, texts = items.field("name").dictionary_encode(), items.field("value").dictionary_encode()
+    name, value = names.indices.to_numpy(), texts.indices.to_numpy()
+    recipes = runs["recipe"].combine_chunks().dictionary_encode()
+    recipe = recipes.indices.to_numpy()
+    of_recipe = np.bincount(recipe, minlength=len(recipes.dictionary))
+    swept = set(pc.list_flatten(runs["sweep_parameters"]).to_pylist())
+    knobs: dict[str, Any] = {}
+    constant: dict[str, dict[str, Any]] = {text: {} for text in recipes.dictionary.to_pylist()}
+    spelled = texts.dictionary.to_pylist()
+    order = np.argsort(name, kind="stable")
+    bounds = np.searchsorted(name[order], np.arange(len(names.dictionary) + 1))
+    for index, knob in enumerate(names.dictionary.to_pylist()):
+        chosen = order[bounds[index] : bounds[index + 1]]
+        rows, values = row[chosen], value[chosen]
+        alone = np.unique(recipe[rows] * len(spelled) + values)  # distinct (recipe, value)
+        differs = (np.bincount(alone // len(spelled), minlength=len(of_recipe)) > 1).any()
+        missing = np.bincount(recipe[rows], minlength=len(of_recipe))
+        differs = differs or ((missing > 0) & (missing < of_recipe)).any()
+        if knob != "seed_everything" and (differs or knob in swept):
+            distinct, code = np.unique(values, return_inverse=True)
+            codes = np.full(len(runs), -1)
+            codes[rows] = code
+            knobs[knob] = {"values": [json.loads(spelled[v]) for v in distinct], "code": codes.tolist()}
+        elif not differs:
+            for place, text in dict(zip(recipe[rows].tolist(), values.tolist(), strict=True)).items():
+                constant[recipes.dictionary[place].as_py()][knob] = json.loads(spelled[text])
+    return dict(sorted(knobs.items(), key=lambda item: (item[0] not in swept, item[0]))), constant
+
+
+# --- sweeps, curves ---
+
+
+def _sweeps(runs: pa.Table) -> list[dict[str, Any]]:
+    """Newest first."""
+    names = runs["sweep_id"].to_pylist()
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        if name:
+            rows.setdefault(name, []).append(row)
+    sweeps = []
+    for name, members in reversed(rows.items()):
+        first = (
+            runs.slice(members[0], 1).select([c for c in runs.column_names if c.startswith("sweep_")]).to_pylist()[0]
+        )
+        parameters = dict.fromkeys(pc.list_flatten(runs["sweep_parameters"].take(pa.array(members))).to_pylist())
+        sweeps.append(
+            {
+                "id": name,
+                "name": first["sweep_name"] or name,
+                **{key: first[f"sweep_{key}"] for key in ("method", "metric", "goal")},
+                "parameters": list(parameters),
+                "runs": members,
+            }
+        )
+    return sweeps
+
+
+def _curves(runs: pa.Table) -> tuple[dict[str, Any], int]:
+    def entry(curve: dict[str, Any], points: int) -> dict[str, Any]:
+        keep = thin(len(curve["x"]), points)
+        kept = {"kind": curve["kind"], **{key: _rounded(curve[key], keep) for key in ("x", "y")}}
+        if curve["threshold"] and points == POINTS[0]:
+            kept["threshold"] = _rounded(curve["threshold"], keep)
+        return kept
+
+    return _within(runs, "curves", CURVE_BYTES, lambda items, points: {i["name"]: entry(i, points) for i in items})
+
+
+def _training(runs: pa.Table) -> tuple[dict[str, Any], int]:
+    swept = [name for name in runs["sweep_metric"].unique().to_pylist() if name]
+    headline = [name.replace("test/", "val/", 1) for name in pc.list_flatten(runs["headline"]).unique().to_pylist()]
+    wanted = {name: place for place, name in enumerate([*swept, *headline, "val/loss", "train/loss"])}
+
+    def entry(items: list[dict[str, Any]], points: int) -> dict[str, Any]:
+        chosen = sorted(items, key=lambda item: (wanted.get(item["name"], len(wanted)), len(item["name"])))[:SERIES]
+        entries = {}
+        for item in chosen:
+            keep = thin(len(item["step"]), points)
+            steps = [item["step"][index] for index in keep]
+            entries[item["name"]] = {"step": steps, "value": _rounded(item["value"], keep)}
+        return entries
+
+    return _within(runs, "training", TRAINING_BYTES, entry)
+
+
+def _within(
+    runs: pa.Table, name: str, budget: int, entry: Callable[[list[dict[str, Any]], int], Any]
+) -> tuple[dict[str, Any], int]:
+    """Entries by row with as many points as let every run in; else with the fewest, newest runs first."""
+    if not len(runs):
+        return {}, 0
+    column = runs[name].combine_chunks()
+    rows = np.flatnonzero(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False))[::-1]
+    if not len(rows):
+        return {}, 0
+    points = _points(column, rows, budget, entry)
+    kept: dict[str, Any] = {}
+    used = 0
+    for row in rows.tolist():
+        content = entry(column[row].as_py(), points)
+        used += len(to_json(content))
+        if used > budget:
+            break
+        kept[str(row)] = content
+    return kept, len(rows) - len(kept)
+
+
+def _points(column: pa.Array, rows: np.ndarray, budget: int, entry: Callable[[list[dict[str, Any]], int], Any]) -> int:
+    """Estimated from runs spread over all of them."""
+    sample = [column[int(rows[index])].as_py() for index in thin(len(rows), 40)]
+    for points in POINTS:
+        size = sum(len(to_json(entry(items, points))) for items in sample) / len(sample)
+        if size * len(rows) * 1.1 <= budget:
+            return points
+    return POINTS[-1]
+
+
+def _rounded(values: Sequence[float | None], keep: Iterable[int]) -> list[float | int | None]:
+    chosen = [values[index] for index in keep]
+    return numbers_list(np.array([np.nan if value is None else value for value in chosen]))
