@@ -29,7 +29,7 @@ from lightsleeper.stages.console import FILE as LOG
 from lightsleeper.stages.console import Log, stoppable
 from lightsleeper.stages.fit import Progress, fit
 from lightsleeper.stages.metrics_file import FILE as METRICS
-from lightsleeper.stages.metrics_file import kept_rows
+from lightsleeper.stages.metrics_file import kept_rows, training_curves
 from lightsleeper.stages.plan import Plan, check, check_resume, plan
 from lightsleeper.stages.precision import precision_note, root_device
 from lightsleeper.stages.sweep import SweepTrial, Watch, agent_entry, shipped_value
@@ -184,7 +184,7 @@ class _Execution:
         stages: dict[str, Callable[[], dict[str, Any]]] = {
             "fit": lambda: self.fit(parts),
             "finalize": lambda: deliver.finalize(self.rebuilt(parts), self.folder, self.file.record),
-            "test": lambda: deliver.test(self.rebuilt(parts), self.folder, self.log),
+            "test": lambda: deliver.test(self.rebuilt(parts), self.folder, self.file.record, self.log),
             "export": lambda: deliver.export(parts, self.folder),
             "benchmark": lambda: deliver.benchmark(parts, self.folder, self.file.record, self.log),
         }
@@ -289,9 +289,14 @@ class _Execution:
             record.lineage[name] = {"recipe": todo.recipe.name, "run_id": folder.name, "hash": todo.hash}
 
     def fit(self, parts: Parts) -> dict[str, Any]:
-        with ranks.leading(self.todo.hash, self.folder):
-            watch = Watch(self.sweep, self.stop_early) if self.sweep is not None else None
-            fit(parts, self.folder, self.log, self.tracker.loggers, self.data_ready, watch=watch)
+        watch = Watch(self.sweep, self.stop_early) if self.sweep is not None else None
+        try:
+            with ranks.leading(self.todo.hash, self.folder):
+                fit(parts, self.folder, self.log, self.tracker.loggers, self.data_ready, watch=watch)
+        finally:  # of a fit that failed too: it is the one to look at
+            with suppress(OSError):
+                record = self.file.record
+                record.curves = {**record.curves, "training": training_curves(self.folder / METRICS)}
         return {}
 
     def data_ready(self, data: Any) -> None:

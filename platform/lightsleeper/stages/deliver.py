@@ -77,7 +77,7 @@ def finalize(parts: Parts, folder: Path, record: Record) -> Fields:
     return {"compression": report, "threshold": threshold, "context": model.context()}
 
 
-def test(parts: Parts, folder: Path, log: Log) -> Fields:
+def test(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
     """Measure the finalized model as it was saved, or the best checkpoint where nothing was finalized."""
     finalized = "finalize" in parts.run.stages
     model = deliverables.load_model(folder / EXPORT) if finalized else restore(parts, folder)
@@ -94,9 +94,10 @@ def test(parts: Parts, folder: Path, log: Log) -> Fields:
     trainer.test(model, datamodule=parts.data, verbose=False)
     plain = {name: Measurement(float(value)) for name, value in trainer.callback_metrics.items()}
     measured = {**plain, **getattr(model, "measured", {})}
+    training = {name: curve for name, curve in record.curves.items() if name == "training"}  # the fit's
     return {
         "metrics": {name: value.to_dict() for name, value in measured.items()},
-        "curves": getattr(model, "curves", {}),
+        "curves": {**getattr(model, "curves", {}), **training},
         "headline": [name for name in getattr(model, "headline", ()) if name in measured],
     }
 

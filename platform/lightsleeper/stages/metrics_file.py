@@ -6,6 +6,7 @@ dropped on resume, because the resumed epochs log them again.
 
 import csv
 import io
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ from lightsleeper.tracking.record import write_atomic
 
 FILE = "metrics.csv"
 FIXED = ("step", "epoch")
+SHOWN = re.compile(r"val[/_].+|train[/_]loss(_step|_epoch)?")  # what a reader of the record wants to see
+POINTS = 100  # a curve
+ALL_POINTS = 6000  # of all curves of a run: the record stays below the size of its other curves
 
 
 class MetricsFile(Logger):
@@ -72,3 +76,20 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def kept_rows(path: Path, start_step: int) -> list[dict[str, str]]:
     """The rows of steps below ``start_step``, at which a resumed fit continues."""
     return [row for row in read_rows(path) if int(row["step"]) < start_step]
+
+
+def training_curves(path: Path) -> dict[str, dict[str, list[float]]]:
+    """`{name: {step, value}}` of validation metrics and training loss, thinned, for the run record."""
+    rows = read_rows(path)
+    names = [name for name in rows[0] if SHOWN.fullmatch(name)] if rows else []
+    limit = max(10, min(POINTS, ALL_POINTS // max(1, len(names))))
+    curves = {}
+    for name in names:
+        points = [(int(row["step"]), float(f"{float(row[name]):.7g}")) for row in rows if row[name]]
+        last = len(points) - 1
+        if last >= limit:  # evenly spaced, the first and the last among them
+            points = [points[round(index * last / (limit - 1))] for index in range(limit)]
+        if points:
+            steps, values = zip(*points, strict=True)
+            curves[name] = {"step": list(steps), "value": list(values)}
+    return curves

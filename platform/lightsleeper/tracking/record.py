@@ -114,6 +114,8 @@ class Record:
     """Metric names shown first."""
     metrics: dict[str, Measured] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
+    """`training`: {metric: {step, value}} of the fit, thinned. All others are operating points of a test set, by the
+    names of their lists: {threshold, far, frr}; {fpr, tpr}; {fa_per_hour, frr} where a stream was scored."""
     reference: dict[str, Any] = field(default_factory=dict)
     """Numbers before compression, {run_id, metrics, size}: of the required run of the same family."""
     compression: dict[str, Any] = field(default_factory=dict)
