@@ -1,8 +1,8 @@
 """Made-up run records that look like real ones: for tests, for measurements and to see the page without a week of runs.
 
-Deterministic: the same count and seed give the same bytes. Three recipes, a step that one requires, sweeps over context
-and sparsity, sparsity and bits, past and future frames, three seeds of each point, three machines; some runs failed, were
-stopped, died or run.
+Deterministic: the same count and seed give the same bytes. Three recipes, a step that one requires, sweeps over
+context and sparsity, sparsity and bits, past and future frames, three seeds of each point, three machines; some runs
+failed, were stopped or pruned, died or run.
 """
 
 import json
@@ -14,10 +14,20 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from lightsleeper.tracking.record import FILE, Record, write_atomic
+from lightsleeper.tracking.record import FILE, Artifact, Latency, Measured, Record, write_atomic
 
 SEEDS = (7, 8, 9)
-MACHINES = ("53a408c0322d", "53a408c0322d", "53a408c0322d", "9c1e77ab0d42", "e01f5a6b3c88")
+# fingerprint -> share of the runs, slowness, processor, cores
+MACHINES = {
+    "53a408c0322d": (6, 1.0, "AMD EPYC", 2),
+    "9c1e77ab0d42": (2, 2.6, "Cortex-A76", 4),
+    "e01f5a6b3c88": (2, 0.55, "Apple M3", 8),
+}
+MONITORS = {
+    "kws_dsp": ("val/auc_hard", "max"),
+    "words_repcnn": ("val/macro_accuracy", "max"),
+    "lm_edkm": ("val/bits_per_byte", "min"),
+}
 START = datetime(2026, 11, 1, tzinfo=UTC)
 HOST = "elsewhere.example"
 
@@ -131,7 +141,7 @@ def _run(
         seed=seed,
         group=f"{abs(hash_of([recipe, parameters])):016x}",
         hash=f"{abs(hash_of([recipe, parameters, seed])):016x}",
-        config={"seed_everything": seed, "run": {"monitor": "val/auc_hard", "mode": "max"}},
+        config={"seed_everything": seed, "run": dict(zip(("monitor", "mode"), MONITORS[recipe], strict=True))},
         knobs={"model": recipe, "model.dim": 144, "trainer.max_epochs": 12, **parameters, "seed_everything": seed},
         status="finished",
         started=started.isoformat(timespec="seconds"),
@@ -145,7 +155,7 @@ def _run(
         _pairs(record, harm, draw, points)
         record.context = {"past_ms": past * 40.0, "future_ms": future * 40.0, "state_bytes": past * 144 * 4 * 6}
     elif recipe == "words_repcnn":
-        _words(record, harm, draw)
+        _words(record, harm, draw, points)
         record.context = {"past_ms": None, "future_ms": None, "state_bytes": None}
     else:
         _language(record, harm, draw)
@@ -162,7 +172,9 @@ def _run(
     if bits < 32:
         facts = {"compress/bits_per_weight": bits + 0.1, "compress/bytes": weights * bits // 8}
         record.compression["cluster"] = {"phase": "cluster", "max_abs_diff": 0.0, **facts}
-    record.artifacts = [_artifact(recipe, weights, nonzero, past, draw)]
+    machine = draw.choices(list(MACHINES), [share for share, *_ in MACHINES.values()])[0]
+    record.environment = dict(zip(("cpu", "cores"), MACHINES[machine][2:], strict=True))
+    record.artifacts = [_artifact(recipe, weights, nonzero, past, machine, draw)]
     return record
 
 
@@ -174,12 +186,11 @@ def hash_of(value: Any) -> int:
     return zlib.crc32(text) << 32 | zlib.crc32(text[::-1])
 
 
-def _artifact(recipe: str, weights: int, nonzero: int, past: int, draw: random.Random) -> dict[str, Any]:
-    machine = draw.choice(MACHINES)
-    speed = {"53a408c0322d": 1.0, "9c1e77ab0d42": 2.6, "e01f5a6b3c88": 0.55}[machine]
+def _artifact(recipe: str, weights: int, nonzero: int, past: int, machine: str, draw: random.Random) -> Artifact:
+    speed = MACHINES[machine][1]
     p50 = speed * (0.15 + weights * 40e-9 * 8 + past / 100) * draw.uniform(0.95, 1.1)
     per, chunk = {"kws_dsp": ("hop", 40.0), "words_repcnn": ("clip", 1000.0), "lm_edkm": ("token", None)}[recipe]
-    latency = {
+    latency: Latency = {
         "per": per,
         "chunk_ms": chunk,
         "content": "speech-like noise",
@@ -188,7 +199,6 @@ def _artifact(recipe: str, weights: int, nonzero: int, past: int, draw: random.R
         "p90_ms": p50 * draw.uniform(1.05, 1.5),
         "p99_ms": p50 * draw.uniform(1.6, 3.0),
         "rtf": None if chunk is None else p50 / chunk,
-        "repeats": 200,
         "fingerprint": machine,
     }
     return {
@@ -206,7 +216,7 @@ def _artifact(recipe: str, weights: int, nonzero: int, past: int, draw: random.R
 # --- quality ---
 
 
-def _measured(value: float, half: float, n: int, method: str, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
+def _measured(value: float, half: float, n: int, method: str, low: float = 0.0, high: float = 1.0) -> Measured:
     value = min(high, max(low, value))
     return {"value": value, "low": max(low, value - half), "high": min(high, value + half), "n": n, "method": method}
 
@@ -221,8 +231,8 @@ def _pairs(record: Record, harm: float, draw: random.Random, points: int) -> Non
             for suffix, n, wider in (("", 500, 1.0), ("_w1", 125, 2.0), ("_w2", 125, 2.0)):
                 noise = draw.gauss(0, 0.002) if suffix else 0.0
                 names = (f"test/{test_set}auc_{kind}{suffix}", f"test/{test_set}eer_{kind}{suffix}")
-                record.metrics[names[0]] = _measured(auc + noise, 0.06 * (1 - auc) * wider + 0.002, n, method)  # type: ignore[assignment]
-                record.metrics[names[1]] = _measured(eer + noise, 0.1 * eer * wider + 0.001, n, method)  # type: ignore[assignment]
+                record.metrics[names[0]] = _measured(auc + noise, 0.06 * (1 - auc) * wider + 0.002, n, method)
+                record.metrics[names[1]] = _measured(eer + noise, 0.1 * eer * wider + 0.001, n, method)
             steps = [-4 + 8 * i / (points - 1) for i in range(points)]
             record.curves[f"{test_set or 'test/'}{kind}"] = {
                 "threshold": steps,
@@ -235,12 +245,15 @@ def _pairs(record: Record, harm: float, draw: random.Random, points: int) -> Non
     _training(record, {"val/auc_hard": record.metrics["test/auc_hard"]["value"] or 0.5}, draw)
 
 
-def _words(record: Record, harm: float, draw: random.Random) -> None:
+def _words(record: Record, harm: float, draw: random.Random, points: int) -> None:
     for name in ("accuracy", "macro_accuracy"):
-        record.metrics[f"test/{name}"] = _measured(0.955 - harm + draw.gauss(0, 0.003), 0.013, 1200, "Wilson")  # type: ignore[assignment]
+        record.metrics[f"test/{name}"] = _measured(0.955 - harm + draw.gauss(0, 0.003), 0.013, 1200, "Wilson")
     for word in ("yes", "no", "up", "down", "on", "off", "stop", "go"):
-        record.metrics[f"test/recall_{word}"] = _measured(0.95 - harm + draw.gauss(0, 0.02), 0.04, 100, "Wilson")  # type: ignore[assignment]
+        record.metrics[f"test/recall_{word}"] = _measured(0.95 - harm + draw.gauss(0, 0.02), 0.04, 100, "Wilson")
     record.headline = ["test/macro_accuracy"]
+    false_alarms = [10 ** (-2 + 3 * i / (points - 1)) for i in range(points)]
+    missed = [min(1.0, (0.02 + harm) * rate**-0.4) for rate in false_alarms]
+    record.curves["stream"] = {"fa_per_hour": false_alarms, "frr": missed}
     _training(record, {"val/macro_accuracy": record.metrics["test/macro_accuracy"]["value"] or 0.5}, draw)
 
 
@@ -249,7 +262,7 @@ def _language(record: Record, harm: float, draw: random.Random) -> None:
     method = "bootstrap over documents, 1000"
     found = {"loss": bits * math.log(2), "perplexity": 2**bits, "bits_per_byte": bits}
     for name, value in found.items():
-        record.metrics[f"test/{name}"] = _measured(value, 0.06 * value, 60, method, high=math.inf)  # type: ignore[assignment]
+        record.metrics[f"test/{name}"] = _measured(value, 0.06 * value, 60, method, high=math.inf)
     record.headline = ["test/bits_per_byte", "test/perplexity"]
     _training(record, {"val/bits_per_byte": bits}, draw)
 
@@ -276,7 +289,7 @@ def _encoder(run_id: str, started: datetime, draw: random.Random) -> Record:
         "KeywordEncoder",
         {"training": record.curves["training"]},
     )
-    record.metrics = {"test/phone_error_rate": _measured(0.21, 0.01, 1680, "bootstrap over clips, 1000")}  # type: ignore[dict-item]
+    record.metrics = {"test/phone_error_rate": _measured(0.21, 0.01, 1680, "bootstrap over clips, 1000")}
     record.headline, record.artifacts, record.size = ["test/phone_error_rate"], [], {"parameters": 650_000}
     return record
 

@@ -1,8 +1,8 @@
 """The payload: everything the dashboard shows, as one JSON-able dictionary of columns.
 
-Made from the Arrow index with vectorised joins, so that 5,000 runs take a second or two; sections have byte budgets, and
-what a budget leaves out is counted in the payload, never dropped in silence. Numbers have six significant digits, null
-stands for none. Nothing in here is trusted: texts are data, whatever they look like.
+Made from the Arrow index with vectorised joins, so that 5,000 runs take a second or two; sections have byte budgets,
+and what a budget leaves out is counted in the payload, never dropped in silence. Numbers have six significant digits,
+null stands for none. Nothing in here is trusted: texts are data, whatever they look like.
 """
 
 import json
@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lightsleeper.dashboard.columns import column, numbers_list
 from lightsleeper.dashboard.quantities import Better, quantity
 from lightsleeper.dashboard.rows import thin
+from lightsleeper.dashboard.views import views
 from lightsleeper.tracking.record import Process, Record, status_of, timestamp
 
 VERSION = 1
@@ -27,8 +29,7 @@ TRAINING_BYTES = 1_400_000
 POINTS = (100, 50, 25)  # a curve, the most that fits all runs
 SERIES = 8  # training curves a run
 SKIPPED = 50  # unreadable files named; the rest is counted
-SPARSE = 0.6  # a column with fewer values than this share of the runs names its rows
-RUN_COLUMNS = ("id", "recipe", "family", "status", "started", "seed", "group", "parent", "fingerprint", "conditions")
+RUN_COLUMNS = ("id", "recipe", "family", "status", "started", "seed", "group", "parent", "fingerprint", "timed")
 
 
 def build(table: pa.Table, source: str, now: datetime | None = None, keep: Callable | None = None) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def build(table: pa.Table, source: str, now: datetime | None = None, keep: Calla
         "skipped": skipped[:SKIPPED],
         "more_skipped": max(0, len(skipped) - SKIPPED),
         "runs": _runs(runs, now),
+        "machines": _machines(runs),
         "metrics": metrics,
         "metrics_left_out": left_out,
         "knobs": knobs,
@@ -61,8 +63,6 @@ def build(table: pa.Table, source: str, now: datetime | None = None, keep: Calla
         "training": training,
         "training_left_out": training_left,
     }
-    from lightsleeper.dashboard.views import views
-
     payload["views"] = [asdict(view) for view in views(payload)]
     return payload
 
@@ -79,16 +79,27 @@ def _runs(runs: pa.Table, now: datetime | None) -> dict[str, list[Any]]:
     columns = {name: runs[name].to_pylist() for name in RUN_COLUMNS}
     for row in np.flatnonzero(pc.equal(runs["status"], "running").fill_null(False).to_numpy(zero_copy_only=False)):
         columns["status"][row] = _alive(runs.slice(row, 1).to_pylist()[0], now)
+    for row in np.flatnonzero(runs["sweep_pruned"].fill_null(False).to_numpy(zero_copy_only=False)):
+        if columns["status"][row] == "finished":
+            columns["status"][row] = "pruned"  # stopped early on purpose: neither failed nor to be compared
     columns["sweep"] = runs["sweep_id"].to_pylist()
     columns["trial"] = runs["sweep_trial"].to_pylist()
-    columns["pruned"] = np.flatnonzero(runs["sweep_pruned"].fill_null(False).to_numpy(zero_copy_only=False)).tolist()
     columns["error"] = runs["error"].to_pylist()
     columns["folder"] = pc.replace_substring_regex(runs["path"], "/?[^/]*$", "").to_pylist()
     columns["lineage"] = runs["lineage"].fill_null([]).to_pylist() if len(runs) else []
     columns["url"] = runs["url"].to_pylist()
-    headline = runs["headline"].fill_null([]).to_pylist() if len(runs) else []
-    columns["headline"] = [next(iter(names), None) for names in headline]
+    columns["headline"] = runs["primary"].to_pylist()
     return columns
+
+
+def _machines(runs: pa.Table) -> dict[str, str]:
+    """Fingerprint -> processor and cores; two machines that look alike keep a piece of their fingerprint."""
+    found: dict[str, str] = {}
+    for pair in runs.select(["fingerprint", "machine"]).group_by(["fingerprint", "machine"]).aggregate([]).to_pylist():
+        if pair["fingerprint"]:
+            found.setdefault(pair["fingerprint"], pair["machine"] or "unknown machine")
+    alike = Counter(found.values())
+    return {name: f"{label} ({name[:6]})" if alike[label] > 1 else label for name, label in found.items()}
 
 
 def _alive(row: dict[str, Any], now: datetime | None) -> str:
@@ -128,70 +139,32 @@ def _metrics(runs: pa.Table, goals: dict[str, Better]) -> tuple[dict[str, Any], 
     order = np.argsort(code, kind="stable")
     bounds = np.searchsorted(code[order], np.arange(len(names.dictionary) + 1))
     found = {name: order[bounds[index] : bounds[index + 1]] for index, name in enumerate(names.dictionary.to_pylist())}
-    headline = Counter(pc.list_flatten(runs["headline"]).to_pylist())
-    swept = set(runs["sweep_metric"].unique().to_pylist())
+    methods = items.field("method").dictionary_encode()
+    method = pc.fill_null(methods.indices, -1).to_numpy()
+    first = Counter(runs["primary"].to_pylist())
+    headline = set(pc.list_flatten(runs["headline"]).to_pylist())
+    swept = set(runs["sweep_metric"].unique().to_pylist()) - {None}
     columns: dict[str, Any] = {}
     left_out, used = [], 0
-    for name in sorted(found, key=lambda name: _rank(name, len(found[name]), headline, swept)):
-        what = asdict(quantity(name, goals))
-        column = {**what, **_column(row[found[name]], {k: v[found[name]] for k, v in numbers.items()}, len(runs))}
-        size = len(to_json(column))
+    for name in sorted(found, key=lambda name: _rank(name, len(found[name]), first, headline | swept)):
+        chosen = found[name]
+        numbers_of = column(row[chosen], {key: values[chosen] for key, values in numbers.items()}, len(runs))
+        known = method[chosen][method[chosen] >= 0]
+        words = methods.dictionary[np.bincount(known).argmax()].as_py() if len(known) and numbers_of["low"] else None
+        entry = {**asdict(quantity(name, goals)), "interval": words, **numbers_of}
+        size = len(to_json(entry))
         if used + size > METRIC_BYTES:
             left_out.append(name)
             continue
         used += size
-        columns[name] = column
+        columns[name] = entry
     return columns, left_out
 
 
-def _rank(name: str, count: int, headline: Counter, swept: set[str]) -> tuple[Any, ...]:
-    """Headline metrics, what sweeps compare, costs, then what most runs have, shorter names first."""
-    group = 0 if name in headline else 1 if name in swept else 3 if name.startswith(("test/", "val/")) else 2
-    return group, -headline[name], -count, len(name), name
-
-
-def _column(rows: np.ndarray, numbers: dict[str, np.ndarray], count: int) -> dict[str, Any]:
-    """value, low, high, n for all runs, or for `rows` only; low and high null when no run has any; one n for all."""
-    column: dict[str, Any] = {}
-    sparse = len(rows) < SPARSE * count
-    if sparse:
-        order = np.argsort(rows)
-        column["rows"] = rows[order].tolist()
-    for key, values in numbers.items():
-        known = values[~np.isnan(values)]
-        if key != "value" and not len(known):
-            column[key] = None
-        elif key == "n" and (known == known[0]).all():
-            column[key] = int(known[0])
-        elif sparse:
-            column[key] = numbers_list(values[order])
-        else:
-            full = np.full(count, np.nan)
-            full[rows] = values
-            column[key] = numbers_list(full)
-    return column
-
-
-def numbers_list(values: np.ndarray) -> list[float | int | None]:
-    """Six significant digits, whole numbers whole, NaN null."""
-    values = np.asarray(values, dtype=np.float64)
-    known = values[np.isfinite(values)]
-    if (known == np.trunc(known)).all() and (abs(known) < 2**53).all():
-        found = np.where(np.isfinite(values), values, 0).astype(np.int64).astype(object)
-    else:
-        found = six_digits(values).astype(object)
-    found[~np.isfinite(values)] = None
-    return found.tolist()
-
-
-def six_digits(values: np.ndarray) -> np.ndarray:
-    """Rounded so that their shortest decimal form has at most six digits."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        places = 5 - np.floor(np.log10(abs(values)))
-        places = np.where(np.isfinite(places), places, 0).clip(-300, 300)
-        up, down = 10.0 ** places.clip(0), 10.0 ** (-places).clip(0)
-        # exact powers of ten on both sides: the quotient is the double nearest to the decimal number
-        return np.where(places > 0, np.round(values * up) / up, np.round(values / down) * down)
+def _rank(name: str, count: int, first: Counter[str], headline: set[str]) -> tuple[Any, ...]:
+    """What runs are judged by, their other headlines and what sweeps compare, costs, then what most runs have."""
+    group = 0 if name in headline else 2 if name.startswith(("test/", "val/")) else 1
+    return group, -first[name], name.startswith("val/"), -count, len(name), name
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.StructArray]:
@@ -271,6 +244,11 @@ def _curves(runs: pa.Table) -> tuple[dict[str, Any], int]:
         kept = {"kind": curve["kind"], **{key: _rounded(curve[key], keep) for key in ("x", "y")}}
         if curve["threshold"] and points == POINTS[0]:
             kept["threshold"] = _rounded(curve["threshold"], keep)
+        if curve["points"]:
+            kept["points"] = [
+                {"name": point["name"], **{key: float(f"{point[key]:.6g}") for key in ("x", "y")}}
+                for point in curve["points"]
+            ]
         return kept
 
     return _within(runs, "curves", CURVE_BYTES, lambda items, points: {i["name"]: entry(i, points) for i in items})

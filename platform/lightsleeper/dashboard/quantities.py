@@ -133,7 +133,7 @@ def _metric(name: str, goals: Mapping[str, Better]) -> Quantity:
 def _spoken(name: str) -> str:
     """`w1` is one word: the pair metrics' own suffix."""
     text = " ".join(part for part in re.split(r"[_/]", name) if part)
-    return re.sub(r"\bw(\d+)\b", lambda match: f"{match[1]} word{'' if match[1] == '1' else 's'}", text)
+    return re.sub(r" ?\bw(\d+)\b", lambda match: f", {match[1]} word{'' if match[1] == '1' else 's'}", text).strip(", ")
 
 
 def _capital(text: str) -> str:

@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
+from lightsleeper.dashboard.columns import dense
+
 COSTS = ("latency.p50_ms", "artifact.gzip_bytes", "artifact.bytes", "size.macs", "size.nonzero", "context.past_ms")
 """First choices of a cost axis."""
 PAIRS = (("past", "future"), ("past", "sparsity"), ("context", "sparsity"), ("sparsity", "bits"))
@@ -134,15 +138,19 @@ def _detection(payload: Mapping[str, Any]) -> View:
             for kind in ("det", "roc") if curve["kind"] in ("det", "roc") else (curve["kind"],):
                 if name not in kinds[kind]:
                     kinds[kind].append(name)
-    rows = sorted(map(int, payload["curves"]), reverse=True)[:CURVES_SHOWN]
     first = next((kind for kind, names in kinds.items() if names), "det")
     # The hard negatives tell runs apart; the easy ones are at the edge of the plot.
     curve = next((name for name in kinds[first] if "hard" in name), _first(kinds[first]))
+    rows = [row for row, curves in payload["curves"].items() if curve in curves]
     return View(
         "detection",
         "Operating points",
         "curves",
-        {"scale": first, "curve": curve, "runs": rows},
+        {
+            "scale": first,
+            "curve": curve,
+            "runs": best(payload, [row for row in rows if curve in payload["curves"][row]]),
+        },
         {"scale": [kind for kind, names in kinds.items() if names], "curve": kinds, "most": 12},
     )
 
@@ -156,16 +164,30 @@ def _table(payload: Mapping[str, Any]) -> View:
         "Runs",
         "table",
         {"columns": [*COLUMNS, *names, *knobs[:3]], "sort": "started", "descending": True, "compare": []},
-        {"columns": [*COLUMNS, "group", "parent", "sweep", "trial", "fingerprint", "conditions", "error"], "most": 4},
+        {"columns": [*COLUMNS, "group", "parent", "sweep", "trial", "fingerprint", "timed", "error"], "most": 4},
     )
 
 
 def _training(payload: Mapping[str, Any]) -> View:
     names = Counter(name for series in payload["training"].values() for name in series)
-    rows = sorted(map(int, payload["training"]), reverse=True)[:CURVES_SHOWN]
-    first = next((name for row in rows for name in payload["training"][str(row)]), None)
+    order = [name.replace("test/", "val/", 1) for name in qualities(payload)]
+    first = next((name for name in order if name in names), next(iter(names), None))
+    rows = best(payload, [row for row, series in payload["training"].items() if first in series])
     options = {"metric": [name for name, _ in names.most_common()], "most": 12}
     return View("training", "Training", "training", {"metric": first, "runs": rows}, options)
+
+
+def best(payload: Mapping[str, Any], rows: Sequence[int | str], count: int = CURVES_SHOWN) -> list[int]:
+    """The best of ``rows`` by what most of them are judged by, one of each group; newest first where nothing judges."""
+    judges = Counter(payload["runs"]["headline"][int(row)] for row in rows)
+    name = next((name for name, _ in judges.most_common() if name in payload["metrics"]), None)
+    better = payload["metrics"][name]["better"] if name else None
+    values = dense(payload, name) if name and better else np.full(len(payload["runs"]["id"]), np.nan)
+    values = -values if better == "higher" else values
+    chosen: dict[Any, int] = {}
+    for row in sorted(map(int, rows), key=lambda row: (np.isnan(values[row]), values[row], -row)):
+        chosen.setdefault(payload["runs"]["group"][row] or row, row)
+    return list(chosen.values())[:count]
 
 
 def _first(names: Sequence[str]) -> str | None:

@@ -1,0 +1,175 @@
+"""How every figure looks: colours, axes, names, files.
+
+Colours are those of Okabe and Ito, which people with any colour blindness tell apart, with a marker each. Names come
+from records: they are plain text here, never mathematics (matplotlib reads `$` as such) nor spreadsheet formulas.
+"""
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightsleeper.dashboard import series
+from lightsleeper.dashboard.quantities import quantity
+from lightsleeper.dashboard.series import Payload, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Draw = Callable[["Axes"], None]
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+OTHERS = "#999999"
+MARKERS = "osD^vPX*"
+DET_TICKS = (0.0001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6)
+
+
+def save(draw: Draw, path: Path, kind: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.6), layout="constrained")  # no pyplot: no window system, nothing global
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a run may be called anything
+        draw(axes)
+        figure.savefig(content, format=kind, dpi=160)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content.getvalue())
+    temporary.replace(path)
+
+
+def coloured(names: Sequence[Any]) -> list[tuple[str, list[int], dict[str, Any]]]:
+    """(label, indices, style) by name in order; beyond the palette all share one grey."""
+    rows: dict[Any, list[int]] = {}
+    for index, name in enumerate(names):
+        rows.setdefault(name, []).append(index)
+    kept = list(rows.items()) if len(rows) <= len(COLOURS) else list(rows.items())[: len(COLOURS) - 1]
+    found = [
+        (plain(name) or "none", members, {"color": COLOURS[index], "marker": MARKERS[index]})
+        for index, (name, members) in enumerate(kept)
+    ]
+    if len(kept) < len(rows):
+        rest = [row for name, members in list(rows.items())[len(kept) :] for row in members]
+        found.append((f"{len(rows) - len(kept)} others", sorted(rest), {"color": OTHERS, "marker": "."}))
+    return found
+
+
+def lines(payload: Payload, rows: Sequence[int]) -> list[tuple[str, list[int], dict[str, Any]]]:
+    """Points by group of seeds: one colour each."""
+    groups = [payload["runs"]["group"][row] or payload["runs"]["id"][row] for row in rows]
+    labels = {group: run_label(payload, row) for group, row in zip(groups, rows, strict=True)}
+    return [(name, members, style) for name, members, style in coloured([labels[group] for group in groups])]
+
+
+def bars(axes: "Axes", table: Table, rows: list[int], names: tuple[str, str], colour: str) -> None:
+    """Intervals of both metrics at their points."""
+    for way, metric in zip(("xerr", "yerr"), names, strict=True):
+        low, high = table[f"{metric}.low"], table[f"{metric}.high"]
+        known = [row for row in rows if low[row] is not None and high[row] is not None]
+        ends = [
+            [max(0.0, table[metric][row] - low[row]) for row in known],
+            [max(0.0, high[row] - table[metric][row]) for row in known],
+        ]
+        x, y = ([table[name][row] for row in known] for name in names)
+        spread: dict[str, Any] = {way: ends}
+        axes.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=0.7, alpha=0.5, **spread)
+
+
+def axis(axes: "Axes", payload: Payload, which: str, name: str) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    getattr(axes, f"set_{which}label")(label(payload, name))
+    metric = payload["metrics"].get(name)
+    if metric and metric["log"] and getattr(axes, f"get_{which}lim")()[0] > 0:
+        getattr(axes, f"set_{which}scale")("log")
+        bare = FuncFormatter(lambda value, _: f"{value:g}")  # 0.6, not 6 x 10^-1
+        own = axes.xaxis if which == "x" else axes.yaxis
+        own.set_major_formatter(bare)
+        low, high = getattr(axes, f"get_{which}lim")()
+        own.set_minor_formatter(bare if high / low < 10 else NullFormatter())
+
+
+def label(payload: Payload, name: str) -> str:
+    metric = payload["metrics"].get(name) or vars(quantity(name))
+    unit = f" [{metric['unit']}]" if metric["unit"] else ""
+    return plain(f"{metric['label']}{unit}")
+
+
+def probit(axes: "Axes", table: Table) -> None:
+    """Normal deviates on both axes: the DET curve of two Gaussians is a straight line. Ends at what the data reach."""
+    normal = NormalDist()
+
+    def forward(rates: Any) -> Any:
+        return np.vectorize(normal.inv_cdf, otypes=[float])(np.clip(rates, 1e-6, 1 - 1e-6))
+
+    def backward(deviates: Any) -> Any:
+        return np.vectorize(normal.cdf, otypes=[float])(deviates)
+
+    for which, key in (("x", "x"), ("y", "y")):
+        rates = [rate for rate in table[key] if 0 < rate < 1]
+        low, high = max(min(rates, default=0.001), 1e-4), min(max(rates, default=0.6), 0.6)
+        getattr(axes, f"set_{which}scale")("function", functions=(forward, backward))
+        shown = [tick for tick in DET_TICKS if low / 2 <= tick <= high]
+        getattr(axes, f"set_{which}ticks")(shown, [f"{100 * tick:g} %" for tick in shown])
+        getattr(axes, f"set_{which}lim")(low, high)
+
+
+def legend(axes: "Axes") -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def run_label(payload: Payload, row: int, seed: bool = False) -> str:
+    """Recipe and the swept knobs, which tell the runs of a figure apart."""
+    swept = [name for sweep in payload["sweeps"] for name in sweep["parameters"] if name not in series.SEED_KNOBS]
+    values = {name: series.knob(payload, name, row) for name in dict.fromkeys(swept)}
+    parts = [f"{knob_name(name)} {value}" for name, value in values.items() if value is not None][:4]
+    if seed or not parts:
+        parts.append(f"seed {payload['runs']['seed'][row]}" if parts else str(payload["runs"]["id"][row]))
+    return plain(" ".join([str(payload["runs"]["recipe"][row]), *parts]))
+
+
+def knob_name(name: Any) -> str:
+    return str(name).rpartition(".")[2]
+
+
+def plain(text: Any) -> str:
+    """One short printable line without mathematics."""
+    line = "".join(character for character in " ".join(str(text).split()) if character.isprintable())
+    return (line if len(line) <= 70 else f"{line[:69]}…").replace("$", r"\$")
+
+
+def named(payload: Payload, table: Table) -> Table:
+    """With ids instead of row numbers."""
+    runs = payload["runs"]
+    names = {key: [runs[column][row] for row in table["run"]] for key, column in (("recipe", "recipe"), ("id", "id"))}
+    return {
+        **names,
+        "seed": [runs["seed"][row] for row in table["run"]],
+        **{k: v for k, v in table.items() if k != "run"},
+    }
+
+
+def to_csv(table: Table) -> str:
+    """Text that a spreadsheet shows as it is: what looks like a formula gets an apostrophe."""
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(map(_cell, table))
+    writer.writerows(zip(*([_cell(value) for value in column] for column in table.values()), strict=True))
+    return content.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (list, dict)):
+        value = json.dumps(value)
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
