@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("lightsleeper.cli.explain", "what a key of a recipe means, its type and default"),
     "schema": ("lightsleeper.cli.schema", "JSON schema of recipes, for editors"),
     "runs": ("lightsleeper.cli.runs", "list runs, compare two, clean up"),
+    "dashboard": ("lightsleeper.cli.dashboard", "all runs on one page: quality against latency, size, context"),
     "show": ("lightsleeper.cli.show", "one run: quality, size, latency, where things lie"),
     "export": ("lightsleeper.cli.export", "export the model of a run"),
     "evaluate": ("lightsleeper.cli.evaluate", "score a run or an exported file on other data"),

@@ -26,7 +26,8 @@ Draw = Callable[["Axes"], None]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 OTHERS = "#999999"
 MARKERS = "osD^vPX*"
-DET_TICKS = (0.0001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6)
+DET_TICKS = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6)
+DET_END = 0.6  # nobody ships a model that errs more often
 
 
 def save(draw: Draw, path: Path, kind: str) -> None:
@@ -113,13 +114,13 @@ def probit(axes: "Axes", table: Table) -> None:
     def backward(deviates: Any) -> Any:
         return np.vectorize(normal.cdf, otypes=[float])(deviates)
 
-    for which, key in (("x", "x"), ("y", "y")):
-        rates = [rate for rate in table[key] if 0 < rate < 1]
-        low, high = max(min(rates, default=0.001), 1e-4), min(max(rates, default=0.6), 0.6)
+    shown = [(x, y) for x, y in zip(table["x"], table["y"], strict=True) if max(x, y) <= DET_END]
+    for which, rates in zip("xy", zip(*shown, strict=True) if shown else ((), ()), strict=True):
+        low = min((rate for rate in rates if rate > 1e-4), default=1e-3)
         getattr(axes, f"set_{which}scale")("function", functions=(forward, backward))
-        shown = [tick for tick in DET_TICKS if low / 2 <= tick <= high]
-        getattr(axes, f"set_{which}ticks")(shown, [f"{100 * tick:g} %" for tick in shown])
-        getattr(axes, f"set_{which}lim")(low, high)
+        ticks = [tick for tick in DET_TICKS if low <= tick]
+        getattr(axes, f"set_{which}ticks")(ticks, [f"{100 * tick:g} %" for tick in ticks])
+        getattr(axes, f"set_{which}lim")(low, DET_END)
 
 
 def legend(axes: "Axes") -> None:

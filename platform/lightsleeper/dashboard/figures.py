@@ -140,7 +140,12 @@ def _draw_heat(axes: "Axes", payload: Payload, table: Table, x: str, by: str, y:
     for (row, column), value in np.ndenumerate(cells):
         if not np.isnan(value):
             bright = (value > middle) != less
-            text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "color": "black" if bright else "white"}
+            text: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": 8,
+                "color": "black" if bright else "white",
+            }
             axes.text(column, row, f"{value:.3g}", **text)
     axes.set_xticks(range(len(columns)), list(map(plain, columns)))
     axes.set_yticks(range(len(rows)), list(map(plain, rows)))

@@ -57,7 +57,7 @@ TABLE = pa.schema(
         ("reason", pa.string()),  # why it could not be read; null for a run
         *((name, pa.string()) for name in ("id", "recipe", "family", "status", "started", "group", "parent", "error")),
         ("seed", pa.int64()),
-        *((name, pa.string()) for name in ("url", "fingerprint", "machine", "timed")),
+        *((name, pa.string()) for name in ("tracking_id", "url", "fingerprint", "machine", "timed")),
         ("host", pa.string()),
         ("pid", pa.int64()),
         ("birth", pa.string()),
@@ -131,6 +131,7 @@ def row(content: Any) -> dict[str, Any]:
         "parent": text(content.get("parent"), NAME),
         "error": text(content.get("error")),
         "seed": whole(content.get("seed")),
+        "tracking_id": text(_section(content, "tracking").get("id"), NAME),
         "url": _url(_section(content, "tracking").get("url")),
         "fingerprint": text(latency.get("fingerprint"), NAME),
         "machine": _machine(_mapping(content.get("environment"))),

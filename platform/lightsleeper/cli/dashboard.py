@@ -1,0 +1,121 @@
+"""`lightning dashboard`: quality against cost of all runs, as a page, as figures, or on W&B."""
+
+import argparse
+import contextlib
+from typing import Any
+
+HELP = (
+    "Show all runs: quality against latency, size and context with the Pareto front, sweeps, operating points, run "
+    "against run, training curves. Writes one HTML page that opens without a network."
+)
+FORMATS = ("png", "svg", "csv")
+PORT = 8765
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs-dir", metavar="DIR", help="where runs lie (LIGHTSLEEPER_RUNS, else ./runs)")
+    parser.add_argument(
+        "--out", metavar="PATH", help="page to write, default dashboard.html beside the runs; with --format a folder"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    parser.add_argument("--watch", action="store_true", help="write it again whenever a record changes")
+    parser.add_argument(
+        "--serve", nargs="?", type=int, const=PORT, metavar="PORT", help=f"serve it on 127.0.0.1, default port {PORT}"
+    )
+    parser.add_argument("--format", choices=FORMATS, help="write figures with their tables instead of the page")
+    parser.add_argument("--recipe", action="append", default=[], metavar="NAME", help="only runs of this recipe")
+    parser.add_argument("--sweep", action="append", default=[], metavar="NAME", help="only runs of this sweep")
+    parser.add_argument("--x", metavar="METRIC", help="cost axis to start with, such as artifact.gzip_bytes")
+    parser.add_argument("--y", metavar="METRIC", help="quality axis to start with, such as test/auc_hard")
+    parser.add_argument("--machine", metavar="FINGERPRINT", help="latencies of this machine, or all of them mixed")
+    parser.add_argument("--project", metavar="ENTITY/PROJECT", help="with a W&B key: its runs too")
+    parser.add_argument("--wandb", action="store_true", help="write the views as a W&B workspace and report")
+
+
+def main(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from lightsleeper.dashboard import make
+    from lightsleeper.errors import UserError
+    from lightsleeper.tracking.runs import runs_root
+
+    ways = [f"--{name}" for name in ("format", "serve", "wandb") if getattr(args, name) not in (None, False)]
+    ways += ["--watch"] if args.watch and ways and "--serve" not in ways else []
+    if len(ways) > 1:
+        raise UserError(f"{' and '.join(ways)} do not go together.")
+    root = runs_root(args.runs_dir)
+    source = make.Source(root, args.recipe, args.sweep, args.project, args.x, args.y, args.machine)
+    if args.serve is not None:
+        return _serve(args, source)
+    if args.format:
+        return _figures(source, Path(args.out or root / "figures"), args.format)
+    if args.wandb:
+        from importlib import import_module
+
+        for line in import_module("lightsleeper.dashboard.workspace").publish(source.payload(), args.project):
+            print(line)
+        return 0
+    path = Path(args.out or root / make.PAGE)
+    payload = source.payload()
+    make.write_page(payload, path)
+    print(_told(payload, path))
+    if args.open:
+        _open(path.resolve().as_uri())
+    if args.watch:
+        print("watching; Ctrl-C ends")
+        with contextlib.suppress(KeyboardInterrupt):
+            make.watch(source, lambda payload: make.write_page(payload, path), print)
+    return 0
+
+
+def _serve(args: argparse.Namespace, source: Any) -> int:
+    from lightsleeper.dashboard import make
+    from lightsleeper.dashboard.payload import to_json
+    from lightsleeper.dashboard.serve import Server
+
+    print(_told(source.payload(), None))
+    pages = {
+        "/": ("text/html", lambda: make.page(source.payload())),
+        "/payload.json": ("application/json", lambda: to_json(source.payload())),
+    }
+    with Server(args.serve, pages) as server:
+        print(f"{server.url} for this machine only, up to date at each reload; Ctrl-C ends", flush=True)
+        if args.open:
+            _open(server.url)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    return 0
+
+
+def _figures(source: Any, folder: Any, kind: str) -> int:
+    from lightsleeper.dashboard import figures
+    from lightsleeper.errors import UserError
+
+    payload = source.payload()
+    print(_told(payload, None))
+    try:
+        for path in figures.write(payload, folder, kind):
+            print(path)
+    except OSError as error:
+        raise UserError(f"{error.filename or folder} cannot be written: {error.strerror}.") from None
+    return 0
+
+
+def _told(payload: dict[str, Any], path: Any) -> str:
+    """One line; and one for each file that is no record."""
+    from lightsleeper.tracking.page import byte_text
+
+    count = len(payload["runs"]["id"])
+    where = f", {byte_text(path.stat().st_size)} in {path}" if path else ""
+    lines = [f"{count} run{'' if count == 1 else 's'} of {payload['source']}{where}"]
+    lines += [f"skipped {entry['path']}: {entry['reason']}" for entry in payload["skipped"][:5]]
+    more = len(payload["skipped"]) - 5 + payload["more_skipped"]
+    lines += [f"skipped {more} more"] if more > 0 else []
+    return "\n".join(lines)
+
+
+def _open(url: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(url):
+        print(f"no browser was found; open {url}")
