@@ -1,0 +1,1 @@
+"""The self-contained HTML page of the dashboard: a template, a style sheet and plain scripts around plotly."""

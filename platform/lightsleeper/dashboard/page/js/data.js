@@ -1,0 +1,127 @@
+// The payload as columns: `runs.recipe[row]`, `metrics.get(name).value[row]`, `knobs.get(name).at(row)`.
+
+const payload = JSON.parse(byId("payload").textContent);
+const runs = payload.runs ?? {};
+const COUNT = runs.id?.length ?? 0;
+const ALL_ROWS = Array.from({ length: COUNT }, (_, row) => row);
+for (const name of ["id", "recipe", "family", "status", "started", "seed", "group", "parent", "sweep", "trial", "fingerprint",
+  "conditions", "headline", "error", "folder", "lineage", "url"]) runs[name] ??= new Array(COUNT).fill(null);
+for (const row of runs.pruned ?? []) runs.status[row] = "pruned"; // stopped early: not what the recipe would have reached
+
+const rowOf = new Map(ALL_ROWS.map((row) => [runs.id[row], row]));
+
+// A column of the payload may hold only the rows that have a value, and one number that all share.
+function dense(column, rows, otherwise = null) {
+  if (column === null || column === undefined) return null;
+  if (!Array.isArray(column)) return new Array(COUNT).fill(column);
+  if (!rows) return column;
+  const full = new Array(COUNT).fill(otherwise);
+  rows.forEach((row, i) => { full[row] = column[i]; });
+  return full;
+}
+
+const metrics = new Map();
+for (const [name, metric] of Object.entries(payload.metrics ?? {})) {
+  const value = dense(metric.value, metric.rows) ?? new Array(COUNT).fill(null);
+  metrics.set(name, {
+    ...metric, name, value,
+    low: dense(metric.low, metric.rows), high: dense(metric.high, metric.rows), n: dense(metric.n, metric.rows),
+    label: metric.label || name,
+    unit: metric.unit || "",
+    scale: metric.unit === "B" || name.startsWith("size."), // shown with k, M, G
+    known: value.reduce((count, given) => count + (given !== null), 0),
+  });
+}
+const measuredMetrics = [...metrics.values()].filter((metric) => metric.known > 0);
+
+const knobs = new Map();
+for (const [name, { values, code }] of Object.entries(payload.knobs ?? {})) {
+  knobs.set(name, { name, title: name, values, code, at: (row) => (code[row] >= 0 ? values[code[row]] : undefined) });
+}
+
+// The shortest end of a dotted name that no other setting has: past_frames of model.past_frames.
+for (const knob of knobs.values()) {
+  const parts = knob.name.split(".");
+  for (let from = parts.length - 1; from >= 0; from--) {
+    knob.title = parts.slice(from).join(".");
+    if (![...knobs.keys()].some((other) => other !== knob.name && `.${other}`.endsWith(`.${knob.title}`))) break;
+  }
+  knob.title = cut(knob.title, 60);
+}
+
+// The value of any setting, also of those that no two runs of the recipe disagree on.
+const constant = payload.constant ?? {};
+function settingOf(row, name) {
+  const given = knobs.get(name)?.at(row);
+  const fixed = constant[runs.recipe[row]];
+  return given === undefined && fixed && Object.hasOwn(fixed, name) ? fixed[name] : given;
+}
+
+const machines = payload.machines ?? {};
+const sweeps = (payload.sweeps ?? []).map((sweep) => ({ ...sweep, title: sweep.name || sweep.id }));
+const sweepOf = new Map(sweeps.map((sweep) => [sweep.id, sweep]));
+const curves = payload.curves ?? {};
+const training = payload.training ?? {};
+
+const childrenOf = new Map(); // run id -> rows that required it
+const lineage = (row) =>
+  (runs.lineage[row] ?? []).map((step) => (typeof step === "string" ? { id: step } : { ...step, id: step.id ?? step.run_id }));
+for (const row of ALL_ROWS) {
+  for (const { id } of lineage(row)) childrenOf.set(id, [...(childrenOf.get(id) ?? []), row]);
+}
+
+const shortId = (id) => String(id).replace(/^\d{4}(\d{4})-(\d{4})\d\d-/, "$1-$2-");
+const runName = (row) => `${runs.recipe[row]} ${shortId(runs.id[row])}`;
+const sweepTitle = (id) => (id === null || id === undefined ? null : sweepOf.get(id)?.title ?? String(id));
+
+function machineName(fingerprint) {
+  if (fingerprint === null || fingerprint === undefined) return "unknown machine";
+  return Object.hasOwn(machines, fingerprint) ? `${machines[fingerprint]} (${fingerprint})` : String(fingerprint);
+}
+
+function counted(rows, of) {
+  const counts = new Map();
+  for (const row of rows) counts.set(of(row), (counts.get(of(row)) ?? 0) + 1);
+  return [...counts.entries()].sort((a, b) => b[1] - a[1]);
+}
+
+// Text that the filter searches, built once per row when first asked for.
+const haystacks = new Array(COUNT);
+function haystack(row) {
+  haystacks[row] ??= [runs.id, runs.recipe, runs.family, runs.status, runs.error, runs.group, runs.fingerprint, runs.folder]
+    .map((column) => column[row] ?? "").concat(sweepTitle(runs.sweep[row]) ?? "").join("\n").toLowerCase();
+  return haystacks[row];
+}
+
+const KIND_TITLES = { quality: "Quality", cost: "Cost", context: "Context", compression: "Compression", time: "Time" };
+
+function metricOptions(list = measuredMetrics) {
+  const order = Object.keys(KIND_TITLES);
+  const kind = (metric) => (order.includes(metric.kind) ? order.indexOf(metric.kind) : order.length);
+  return [...list].sort((a, b) => kind(a) - kind(b)).map((metric) => ({
+    value: metric.name,
+    label: axisTitle(metric),
+    group: KIND_TITLES[metric.kind] ?? "Other",
+  }));
+}
+
+function axisTitle(metric) {
+  const text = metric.label === metric.name ? metric.name : `${metric.label}`;
+  return metric.unit ? `${text} (${metric.unit})` : text;
+}
+
+// Metrics of one label (AUC of two test sets) are told apart by their names.
+const labels = counted(measuredMetrics, (metric) => metric.label);
+const ambiguous = new Set(labels.filter(([, count]) => count > 1).map(([label]) => label));
+for (const metric of measuredMetrics) if (ambiguous.has(metric.label)) metric.label = `${metric.label}, ${metric.name}`;
+
+const qualityMetrics = measuredMetrics.filter((metric) => metric.kind === "quality");
+const costMetrics = measuredMetrics.filter((metric) => metric.kind !== "quality");
+
+// Values of one knob in a sensible order: numbers by size, then text, then null.
+function ordered(values) {
+  const rank = (value) => (typeof value === "number" ? 0 : value === null ? 2 : 1);
+  return [...values].sort((a, b) =>
+    rank(a) - rank(b) || (typeof a === "number" ? a - b : knobText(a).localeCompare(knobText(b), "en", { numeric: true })));
+}
+const distinct = (rows, of) => ordered(new Map(rows.map(of).filter((v) => v !== undefined).map((v) => [knobText(v), v])).values());
