@@ -14,7 +14,20 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-SCRIPTS = ("dom", "data", "state", "math", "chart", "tradeoff", "sweeps", "curves", "training", "runs", "compare", "main")
+SCRIPTS = (
+    "dom",
+    "data",
+    "state",
+    "math",
+    "chart",
+    "tradeoff",
+    "sweeps",
+    "curves",
+    "training",
+    "runs",
+    "compare",
+    "main",
+)
 """One scope, in this order; `main` starts the page."""
 
 UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}

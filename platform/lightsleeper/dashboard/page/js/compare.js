@@ -23,7 +23,7 @@ const compareView = {
     const machinesDiffer = rows.some((row) => runs.fingerprint[row] !== runs.fingerprint[rows[0]]);
     const notes = noteLine([
       selection.length > MOST_COMPARED && `The first ${MOST_COMPARED} of ${selection.length} selected runs.`,
-      rows.length > 1 && "Differences are to run 1. A value is marked best where its interval lies clear of all the others'; without intervals, where it differs.",
+      rows.length > 1 && "Differences are to run 1. A quality is called best where its interval lies clear of all the others', a cost where it is lowest.",
       rows.length > 1 && machinesDiffer && "Timed on different machines: no best, no difference for times.",
     ]);
     const table = comparisonCsv(rows);
@@ -58,7 +58,7 @@ function facts(rows) {
 
 // A record could hold any address: only https becomes a link, anything else is text.
 function link(url) {
-  return /^https:\/\//i.test(url) ? h("a", { href: url, rel: "noopener noreferrer", target: "_blank" }, cut(url, 80)) : cut(url, 80);
+  return url.startsWith("https://") ? h("a", { href: url, rel: "noopener noreferrer", target: "_blank" }, cut(url, 80)) : cut(url, 80);
 }
 
 function metricSections(rows) {
@@ -87,14 +87,17 @@ function difference(metric, change) {
   return `${change > 0 ? "+" : "\u2212"}${show(metric, Math.abs(change))}`;
 }
 
-// The row whose interval lies beyond every other's, or null.
+// The row whose interval lies beyond every other's, or null. A cost such as bytes is exact; a quality without an
+// interval is not judged.
 function clearlyBest(metric, rows) {
-  const having = rows.filter((row) => metric.value[row] !== null);
-  if (having.length < 2 || having.length < rows.length || !metric.better || !["quality", "cost"].includes(metric.kind)) return null;
+  if (!metric.better || !["quality", "cost"].includes(metric.kind)) return null;
+  if (rows.length < 2 || rows.some((row) => metric.value[row] === null)) return null;
+  const bounded = (row) => [metric.low?.[row], metric.high?.[row]].every((end) => end !== null && end !== undefined);
+  if (metric.kind === "quality" && !rows.every(bounded)) return null;
   const sign = metric.better === "higher" ? 1 : -1;
-  const ends = (row) => [metric.low?.[row] ?? metric.value[row], metric.high?.[row] ?? metric.value[row]].map((end) => sign * end).sort((a, b) => a - b);
-  const winner = having.reduce((a, b) => (sign * metric.value[b] > sign * metric.value[a] ? b : a));
-  return having.every((row) => row === winner || ends(winner)[0] > ends(row)[1]) ? winner : null;
+  const ends = (row) => (bounded(row) ? [metric.low[row], metric.high[row]] : [metric.value[row], metric.value[row]]).map((end) => sign * end);
+  const winner = rows.reduce((a, b) => (sign * metric.value[b] > sign * metric.value[a] ? b : a));
+  return rows.every((row) => row === winner || Math.min(...ends(winner)) > Math.max(...ends(row))) ? winner : null;
 }
 
 function settings(rows) {

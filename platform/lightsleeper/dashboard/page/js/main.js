@@ -28,21 +28,14 @@ function noRuns() {
 // --- header ---
 
 function drawHeader() {
-  const skippedCount = (payload.skipped?.length ?? 0) + (payload.more_skipped ?? 0);
   byId("facts").textContent = `${COUNT} run${COUNT === 1 ? "" : "s"}, ${when(payload.generated)} UTC`;
   const open = byId("skipped-open");
-  open.hidden = !skippedCount;
-  open.textContent = `${skippedCount} record${skippedCount === 1 ? "" : "s"} skipped`;
+  const count = (payload.skipped?.length ?? 0) + (payload.more_skipped ?? 0), names = payload.metrics_left_out ?? [];
+  open.hidden = !count && !names.length;
+  open.textContent = count ? `${count} record${count === 1 ? "" : "s"} skipped` : `${names.length} metrics left out`;
   open.addEventListener("click", () => {
-    const dialog = byId("skipped");
-    const rows = (payload.skipped ?? []).map(({ path, reason }) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, cut(String(path), 200))), h("td", {}, cut(String(reason), 300))));
-    dialog.replaceChildren(
-      h("h2", { id: "skipped-title" }, "Records that could not be read"),
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Skipped records" },
-        h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Record"), h("th", { scope: "col" }, "Reason"))), h("tbody", {}, rows))),
-      payload.more_skipped ? h("p", { class: "note" }, `and ${payload.more_skipped} more`) : "",
-      button("Close", () => dialog.close()));
-    dialog.showModal();
+    byId("skipped").replaceChildren(...leftOut(names), button("Close", () => byId("skipped").close()));
+    byId("skipped").showModal();
   });
   const theme = byId("theme");
   theme.value = stored("lightsleeper-theme") ?? "auto";
@@ -55,6 +48,17 @@ function drawHeader() {
   });
   setTheme(theme.value);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPage);
+}
+
+function leftOut(names) {
+  const rows = (payload.skipped ?? []).map(({ path, reason }) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, cut(String(path), 200))), h("td", {}, cut(String(reason), 300))));
+  const head = h("tr", {}, ["Record", "Reason"].map((title) => h("th", { scope: "col" }, title)));
+  return [
+    h("h2", { id: "skipped-title" }, "Left out of this page"),
+    rows.length ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Skipped records" }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows))) : "",
+    payload.more_skipped ? h("p", { class: "note" }, `and ${payload.more_skipped} more records`) : "",
+    names.length ? h("p", { class: "note" }, `${names.length} metrics, to keep the page small: ${cut(names.join(", "), 2000)}`) : "",
+  ];
 }
 
 function stored(key) {
