@@ -59,7 +59,7 @@ function baseLayout(zoom) {
     margin: { l: 66, r: 16, t: 14, b: 52 }, showlegend: false, hovermode: "closest", uirevision: zoom,
     // Where a finger scrolls the page, it must not draw a zoom box.
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-    xaxis: { ...axis }, yaxis: { ...axis },
+    xaxis: { ...axis }, yaxis: { ...axis, automargin: true },
   };
 }
 

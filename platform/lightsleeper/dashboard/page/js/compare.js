@@ -84,7 +84,7 @@ function metricLine(metric, rows) {
 }
 
 function difference(metric, change) {
-  return `${change > 0 ? "+" : "\u2212"}${show(metric, Math.abs(change))}`;
+  return `${change > 0 ? "+" : "\u2212"}${metric.kind === "quality" ? digits(Math.abs(change), 2) : show(metric, Math.abs(change))}`;
 }
 
 // The row whose interval lies beyond every other's, or null. A cost such as bytes is exact; a quality without an

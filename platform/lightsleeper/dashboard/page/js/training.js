@@ -6,7 +6,7 @@ const trainingView = {
   draw() {
     const names = [...new Set(Object.values(training).flatMap(Object.keys))].sort();
     const left = payload.training_left_out ? `Training curves of ${payload.training_left_out} older runs are left out of this page.` : "";
-    if (!names.length) return [empty("No training curves in this page.", left || "They are read from each run's metrics.csv.")];
+    if (!names.length) return [empty("No training curves in this page.", left || "A run records them when its fit ends; older runs have them in their metrics.csv only.")];
     const name = names.includes(state.train) ? state.train : favouriteCurve(names);
     const { rows, note } = chosenRows((row) => training[row]?.[name] !== undefined, `curve of ${name}`);
     const log = state.trainlog === "1";
