@@ -28,6 +28,7 @@ function figure(name, { caption, detail = "", traces, layout, table, tip = null,
 
 // On a wide screen a figure reaches to the end of the window, whatever stands above it.
 function fit(plot) {
+  if ("print" in document.documentElement.dataset) return; // the style sheet has the size of paper
   const room = innerHeight - plot.getBoundingClientRect().top - scrollY - (selection.length ? 110 : 50);
   plot.style.height = narrow() ? "" : `${Math.min(820, Math.max(380, room))}px`;
 }
@@ -146,7 +147,7 @@ function runTip(row, shown) {
     ["status", statusBadge(runs.status[row])],
     ["seed", String(runs.seed[row] ?? "-")],
     runs.sweep[row] !== null && ["sweep", cut(sweepTitle(runs.sweep[row]), 40)],
-    timed && ["timed", [cut(machineName(runs.fingerprint[row]), 60), runs.conditions[row] && `; ${runs.conditions[row]}`].filter(Boolean).join("")],
+    timed && ["timed", [cut(machineName(runs.fingerprint[row]), 60), runs.timed[row] && `; ${runs.timed[row]}`].filter(Boolean).join("")],
     ...settings.map((knob) => [knob.title, cut(knobText(knob.at(row)), 40)]),
     runs.error[row] && ["error", cut(String(runs.error[row]), 120)],
   ], selection.includes(row) ? "Selected. Click to remove." : "Click to select.");
@@ -197,7 +198,7 @@ function onOneMachine(rows, shown) {
   if (hidden) notes.push(`${hidden} run${hidden > 1 ? "s" : ""} timed on other machines hidden.`);
   if (mixed && counts.length > 1) notes.push(`${counts.length} machines are mixed on this axis: their times do not compare.`);
   if (timed.some((metric) => metric.name.startsWith("latency."))) {
-    const kinds = counted(kept.filter((row) => runs.conditions[row]), (row) => runs.conditions[row]);
+    const kinds = counted(kept.filter((row) => runs.timed[row]), (row) => runs.timed[row]);
     const named = kinds.slice(0, 4).map(([kind, count]) => `${kind}: ${count}`);
     if (kinds.length > 1) notes.push(`Times of different things (${named.join("; ")}${kinds.length > 4 ? "; ..." : ""}).`);
   }

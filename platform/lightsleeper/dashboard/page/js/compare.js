@@ -1,5 +1,7 @@
 // Two to four runs side by side: what they measure, what differs in their recipes, where they come from.
 
+const FIRST_METRICS = 8; // of a kind, headline first; the rest on request
+
 const compareView = {
   id: "compare",
   title: "Compare",
@@ -46,8 +48,8 @@ function facts(rows) {
   ];
   const optional = {
     sweep: (row) => sweepTitle(runs.sweep[row]) && `${sweepTitle(runs.sweep[row])}, trial ${runs.trial[row] ?? "-"}`,
-    machine: (row) => runs.fingerprint[row] !== null && machineName(runs.fingerprint[row]),
-    timed: (row) => runs.conditions[row],
+    machine: (row) => runs.fingerprint[row] !== null && `${machineName(runs.fingerprint[row])}, ${runs.fingerprint[row]}`,
+    timed: (row) => runs.timed[row],
     error: (row) => runs.error[row] && cut(String(runs.error[row]), 500),
     folder: (row) => runs.folder[row] && h("code", {}, cut(String(runs.folder[row]), 200)),
     "W&B": (row) => runs.url[row] && link(String(runs.url[row])),
@@ -63,14 +65,18 @@ function link(url) {
 
 function metricSections(rows) {
   const kinds = [...new Set(measuredMetrics.map(({ kind }) => kind))].sort((a, b) => Object.keys(KIND_TITLES).indexOf(a) - Object.keys(KIND_TITLES).indexOf(b));
-  return kinds.map((kind) => [
-    KIND_TITLES[kind] ?? "Other",
-    measuredMetrics.filter((metric) => metric.kind === kind && rows.some((row) => metric.value[row] !== null)).map((metric) => metricLine(metric, rows)),
-  ]);
+  return kinds.map((kind) => {
+    const lines = measuredMetrics.filter((metric) => metric.kind === kind && rows.some((row) => metric.value[row] !== null))
+      .map((metric) => metricLine(metric, rows));
+    const folded = state.all ? 0 : lines.length - FIRST_METRICS;
+    if (folded < 3) return [KIND_TITLES[kind] ?? "Other", lines];
+    const more = button(`${folded} more`, () => update({ all: "1" }), { class: "quiet", id: `more-${kind}` });
+    return [KIND_TITLES[kind] ?? "Other", [...lines.slice(0, FIRST_METRICS), h("tr", {}, h("td", { colspan: String(rows.length + 1) }, more))]];
+  });
 }
 
 function metricLine(metric, rows) {
-  const comparable = !metric.machine || rows.every((row) => runs.fingerprint[row] === runs.fingerprint[rows[0]] && runs.conditions[row] === runs.conditions[rows[0]]);
+  const comparable = !metric.machine || rows.every((row) => runs.fingerprint[row] === runs.fingerprint[rows[0]] && runs.timed[row] === runs.timed[rows[0]]);
   const best = comparable ? clearlyBest(metric, rows) : null;
   const first = metric.value[rows[0]];
   const cells = rows.map((row, index) => {
@@ -80,7 +86,7 @@ function metricLine(metric, rows) {
       row === best && h("span", { class: "best-mark" }, "best"),
       h("small", {}, [showInterval(metric, row), change].filter(Boolean).join("  "))];
   });
-  return line(axisTitle(metric), cells, metric.name);
+  return line(axisTitle(metric), cells, metric.interval ? `${metric.name}; interval: ${metric.interval}` : metric.name);
 }
 
 function difference(metric, change) {

@@ -28,10 +28,12 @@ const curveView = {
 
 const hourlyOf = (curve) => (curve.kind === "frr_fah" ? curve.x : null);
 
-// {x: false alarms, y: misses, threshold} in rates (x per hour for frr_fah), or null where it cannot be drawn so.
+// {x: false alarms, y: misses, threshold, marks: [{name, x, y}]} in rates (x per hour for frr_fah), or null where it cannot be drawn so.
 function pointsOf(curve, kind) {
   if (!curve || (kind === "frr_fah") !== (curve.kind === "frr_fah")) return null;
-  return { x: curve.x, y: curve.kind === "roc" ? curve.y.map((rate) => 1 - rate) : curve.y, threshold: curve.threshold ?? [] };
+  const misses = (rate) => (curve.kind === "roc" ? 1 - rate : rate);
+  const marks = (curve.points ?? []).map(({ name, x, y }) => ({ name: name ?? "threshold", x, y: misses(y) }));
+  return { x: curve.x, y: curve.y.map(misses), threshold: curve.threshold ?? [], marks };
 }
 
 // Where misses and false alarms are equal, between the two points around it; null where the curve does not get there.
@@ -55,19 +57,24 @@ function curvesFigure(rows, set, kind) {
     const mapped = { x: points.x.map(toX), y: points.y.map(toY) };
     const kept = line(mapped, points.x);
     const eer = kind === "frr_fah" ? null : equalErrors(points);
+    const marks = [...(eer === null ? [] : [{ name: "equal errors", x: eer, y: eer }]), ...points.marks.map((mark) => ({ ...mark, own: true }))];
     return [
       { type: "scatter", mode: "lines", hoverinfo: "none", name: plotText(runName(row)), x: kept.map((i) => mapped.x[i]), y: kept.map((i) => mapped.y[i]), customdata: kept.map((i) => [row, points.x[i], points.y[i], points.threshold[i] ?? null]), line: { color: colour, dash, width: 2 } },
-      { type: "scatter", mode: "markers", hoverinfo: "none", name: "equal errors", x: eer === null ? [] : [toX(eer)], y: eer === null ? [] : [toY(eer)], customdata: [[row, eer, eer, null]], marker: { symbol, size: 10, color: colour, line: { width: 1, color: ink("page") } } },
+      {
+        type: "scatter", mode: "markers", hoverinfo: "none", name: "points", x: marks.map((mark) => toX(mark.x)), y: marks.map((mark) => toY(mark.y)),
+        customdata: marks.map((mark) => [row, mark.x, mark.y, null, mark.name]), marker: { symbol, size: marks.map(({ own }) => (own ? 12 : 8)), color: colour, line: { width: 1, color: ink("surface") } },
+      },
     ];
   });
   return figure("curves", {
     caption: { det: `Detection error trade-off on ${set}`, roc: `ROC on ${set}`, frr_fah: `Misses against false alarms an hour on ${set}` }[kind],
-    detail: `${rows.length} run${rows.length > 1 ? "s" : ""}; the ${kind === "roc" ? "upper" : "lower"} left is better${kind === "frr_fah" ? "" : "; markers where both errors are equal"}`,
+    detail: `${rows.length} run${rows.length > 1 ? "s" : ""}; the ${kind === "roc" ? "upper" : "lower"} left is better${kind === "frr_fah" ? "" : "; small markers where both errors are equal"}${drawn.some(({ points }) => points.marks.length) ? "; large markers at the shipped threshold" : ""}`,
     traces: [...traces, diagonal(kind)].filter(Boolean),
     layout: curveAxes(kind, drawn),
     aside: lineLegend(rows),
     zoom: [kind, set].join(),
     tip: ({ customdata }) => customdata && tipCard(runName(customdata[0]), [
+      customdata[4] && ["point", cut(String(customdata[4]), 60)],
       customdata[3] !== null && ["threshold", digits(customdata[3])],
       [kind === "frr_fah" ? "false alarms an hour" : "false alarm rate", h("strong", {}, kind === "frr_fah" ? digits(customdata[1]) : percent(customdata[1]))],
       ["miss rate", h("strong", {}, percent(customdata[2]))],

@@ -5,8 +5,7 @@ const runs = payload.runs ?? {};
 const COUNT = runs.id?.length ?? 0;
 const ALL_ROWS = Array.from({ length: COUNT }, (_, row) => row);
 for (const name of ["id", "recipe", "family", "status", "started", "seed", "group", "parent", "sweep", "trial", "fingerprint",
-  "conditions", "headline", "error", "folder", "lineage", "url"]) runs[name] ??= new Array(COUNT).fill(null);
-for (const row of runs.pruned ?? []) runs.status[row] = "pruned"; // stopped early: not what the recipe would have reached
+  "timed", "headline", "error", "folder", "lineage", "url"]) runs[name] ??= new Array(COUNT).fill(null);
 
 const rowOf = new Map(ALL_ROWS.map((row) => [runs.id[row], row]));
 
@@ -76,7 +75,7 @@ const sweepTitle = (id) => (id === null || id === undefined ? null : sweepOf.get
 
 function machineName(fingerprint) {
   if (fingerprint === null || fingerprint === undefined) return "unknown machine";
-  return Object.hasOwn(machines, fingerprint) ? `${machines[fingerprint]} (${fingerprint})` : String(fingerprint);
+  return Object.hasOwn(machines, fingerprint) ? machines[fingerprint] : String(fingerprint);
 }
 
 function counted(rows, of) {
@@ -110,10 +109,10 @@ function axisTitle(metric) {
   return metric.unit ? `${text} (${metric.unit})` : text;
 }
 
-// Metrics of one label (AUC of two test sets) are told apart by their names.
-const labels = counted(measuredMetrics, (metric) => metric.label);
-const ambiguous = new Set(labels.filter(([, count]) => count > 1).map(([label]) => label));
-for (const metric of measuredMetrics) if (ambiguous.has(metric.label)) metric.label = `${metric.label}, ${metric.name}`;
+// Metrics of one label and unit are told apart by their names.
+const titles = new Map(counted(measuredMetrics, axisTitle));
+const ambiguous = measuredMetrics.filter((metric) => titles.get(axisTitle(metric)) > 1);
+for (const metric of ambiguous) metric.label = `${metric.label}, ${metric.name}`;
 
 const qualityMetrics = measuredMetrics.filter((metric) => metric.kind === "quality");
 const costMetrics = measuredMetrics.filter((metric) => metric.kind !== "quality");

@@ -54,10 +54,12 @@ function show(metric, value) {
   return metric.unit ? `${text}\u202f${metric.unit}` : text;
 }
 
+// `[0.51, 0.71]`: the unit stands at the value.
 function showInterval(metric, row) {
   const [low, high] = [metric.low?.[row], metric.high?.[row]];
   if (low === null || low === undefined || high === null || high === undefined) return "";
-  return `[${show(metric, low)}, ${show(metric, high)}]`;
+  const bare = metric.scale ? metric : { ...metric, unit: "" };
+  return `[${show(bare, low)}, ${show(bare, high)}]`;
 }
 
 function knobText(value) {
@@ -72,9 +74,9 @@ function when(iso) {
 const STATUS_MARK = { finished: "\u2713", running: "\u25b8", failed: "\u2715", died: "\u2020", interrupted: "\u2016", pruned: "\u2298" };
 
 function statusBadge(status) {
-  const known = Object.hasOwn(STATUS_MARK, status) ? status : "other";
-  const mark = h("span", { "aria-hidden": "true", class: "mark" }, STATUS_MARK[status] ?? "?");
-  return h("span", { class: `status status-${known}` }, mark, String(status));
+  const known = Object.hasOwn(STATUS_MARK, status);
+  const mark = h("span", { "aria-hidden": "true", class: "mark" }, known ? STATUS_MARK[status] : "?");
+  return h("span", { class: `status status-${known ? status : "other"}` }, mark, cut(String(status), 24));
 }
 
 // Controls: a labelled select with groups, a check box, a row of buttons.

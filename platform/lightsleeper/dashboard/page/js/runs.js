@@ -11,7 +11,7 @@ const FIELDS = {
   trial: ["Trial", (row) => String(runs.trial[row] ?? "-"), (row) => runs.trial[row]],
   group: ["Group", (row) => cut(String(runs.group[row] ?? "-"), 20), (row) => runs.group[row]],
   parent: ["Parent", (row) => cut(String(runs.parent[row] ?? "-"), 40), (row) => runs.parent[row]],
-  conditions: ["Timed", (row) => cut(String(runs.conditions[row] ?? "-"), 40), (row) => runs.conditions[row]],
+  timed: ["Timed", (row) => cut(String(runs.timed[row] ?? "-"), 40), (row) => runs.timed[row]],
   fingerprint: ["Machine", (row) => (runs.fingerprint[row] === null ? "-" : cut(String(runs.fingerprint[row]), 20)), (row) => runs.fingerprint[row]],
   error: ["Error", (row) => cut(String(runs.error[row] ?? "-"), 80), (row) => runs.error[row]],
   folder: ["Folder", (row) => cut(String(runs.folder[row] ?? "-"), 80), (row) => runs.folder[row]],

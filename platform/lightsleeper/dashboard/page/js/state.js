@@ -13,14 +13,14 @@ function defaults() {
   const spec = specOf("tradeoff").defaults;
   const first = measuredMetrics[0]?.name ?? "";
   return {
-    view: "tradeoff", q: "", status: "", recipe: "", sweep: "", machine: spec.machine ?? "", sel: "",
+    view: "tradeoff", q: "", status: "", recipe: "", sweep: "", machine: spec.machine === null ? "mix" : spec.machine ?? "", sel: "",
     x: measured(spec.x) ?? measured("latency.p50_ms") ?? mostKnown(costMetrics) ?? first,
     y: measured(spec.y) ?? mostKnown(qualityMetrics) ?? first,
     xlog: "", ylog: "", xbetter: "", ybetter: "", colour: spec.colour ?? "recipe", front: "all", hide: "",
     source: "", metric: "", by: "", split: "", across: "", down: "", hold: "",
     set: "", curve: specOf("detection").defaults.scale ?? "det",
     train: "", trainlog: "",
-    sort: specOf("runs").defaults.sort ?? "started", order: "down", page: "1", cols: "",
+    sort: specOf("runs").defaults.sort ?? "started", order: "down", page: "1", cols: "", all: "",
   };
 }
 

@@ -140,7 +140,8 @@ function legend({ groups }, hidden) {
     if (!next.delete(label)) next.add(label);
     update({ hide: [...next].join("\n") });
   };
-  return h("ul", { class: "legend" }, groups.map((group, index) => h("li", {},
+  const setting = knobs.has(state.colour) && h("li", { class: "note" }, `${knobs.get(state.colour).title}:`);
+  return h("ul", { class: "legend" }, setting, groups.map((group, index) => h("li", {},
     button([group.values ? h("span", { class: "ramp", "aria-hidden": "true" }) : glyph(group.symbol, group.colour), h("span", {}, cut(group.label, 60)), h("span", { class: "count" }, String(group.rows.length))],
       () => flip(group.label), { id: `legend-${index}`, "aria-pressed": String(!hidden.has(group.label)), title: `show or hide: ${cut(group.label, 200)}` }))));
 }
