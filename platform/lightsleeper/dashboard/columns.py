@@ -19,7 +19,7 @@ def column(rows: np.ndarray, numbers: dict[str, np.ndarray], count: int) -> dict
         known = values[~np.isnan(values)]
         if key != "value" and not len(known):
             column[key] = None
-        elif key == "n" and (known == known[0]).all():
+        elif key == "n" and len(known) == len(values) and (known == known[0]).all():
             column[key] = int(known[0])
         elif sparse:
             column[key] = numbers_list(values[order])
@@ -37,7 +37,9 @@ def dense(payload: Mapping[str, Any], name: str, key: str = "value") -> np.ndarr
     rows = metric.get("rows", range(count))
     full = np.full(count, np.nan)
     values = metric[key]
-    if values is not None:
+    if isinstance(values, (int, float)):
+        full[~np.isnan(dense(payload, name))] = values
+    elif values is not None:
         full[rows] = np.array(values, dtype=np.float64)  # None becomes NaN
     return full
 

@@ -89,12 +89,12 @@ def axis(axes: "Axes", payload: Payload, which: str, name: str) -> None:
 
     getattr(axes, f"set_{which}label")(label(payload, name))
     metric = payload["metrics"].get(name)
-    if metric and metric["log"] and getattr(axes, f"get_{which}lim")()[0] > 0:
+    low, high = getattr(axes, f"get_{which}lim")()
+    if metric and metric["log"] and 0 < low < high / 2:
         getattr(axes, f"set_{which}scale")("log")
         bare = FuncFormatter(lambda value, _: f"{value:g}")  # 0.6, not 6 x 10^-1
         own = axes.xaxis if which == "x" else axes.yaxis
         own.set_major_formatter(bare)
-        low, high = getattr(axes, f"get_{which}lim")()
         own.set_minor_formatter(bare if high / low < 10 else NullFormatter())
 
 

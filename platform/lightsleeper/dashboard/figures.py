@@ -130,10 +130,10 @@ def _draw_sweep(axes: "Axes", payload: Payload, table: Table, x: str, by: str | 
 
 
 def _draw_heat(axes: "Axes", payload: Payload, table: Table, x: str, by: str, y: str, title: str) -> None:
-    columns, rows = (sorted(dict.fromkeys(map(_hashable, table[name])), key=series.sortable) for name in (x, by))
+    columns, rows = (sorted(set(table[name]), key=series.sortable) for name in (x, by))
     cells = np.full((len(rows), len(columns)), np.nan)
     for across, up, value in zip(table[x], table[by], table[f"{y}.mean"], strict=True):
-        cells[rows.index(_hashable(up)), columns.index(_hashable(across))] = value
+        cells[rows.index(up), columns.index(across)] = value
     less = payload["metrics"][y]["better"] == "lower"
     image = axes.imshow(cells, origin="lower", aspect="auto", cmap="cividis_r" if less else "cividis")
     middle = (np.nanmin(cells) + np.nanmax(cells)) / 2
@@ -154,10 +154,6 @@ def _draw_heat(axes: "Axes", payload: Payload, table: Table, x: str, by: str, y:
     axes.grid(False)
     axes.figure.colorbar(image, ax=axes, label=drawing.label(payload, y))
     axes.set_title(title, fontsize=9)
-
-
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, (int, float, str)) else str(value)
 
 
 # --- curves ---

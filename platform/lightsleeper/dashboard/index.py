@@ -53,31 +53,32 @@ def _shown(path: str) -> str:
 
 
 def files(root: Path) -> Iterator[tuple[str, str]]:
-    """(path below ``root``, stamp) of every record; links to folders are followed, once each."""
+    """(path below ``root``, stamp) of every record; links to folders are followed, once each and last."""
     seen: set[tuple[int, int]] = set()
-    queue = [(str(root), "", 0)]
-    while queue:
-        folder, inner, depth = queue.pop()
-        path = os.path.join(folder, FILE)
-        try:
-            stat = os.stat(path)
-        except OSError:
-            pass
-        else:
+    queue, links = [("", 0)], []
+    while queue or links:
+        inner, depth = queue.pop() if queue else links.pop()
+        folder = os.path.join(root, inner)
+        with suppress(OSError):
+            stat = os.stat(os.path.join(folder, FILE))
             yield os.path.join(inner, FILE), f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
             continue  # no run lies inside another one
-        try:
-            if depth:
-                own = os.stat(folder)
-                if (own.st_dev, own.st_ino) in seen:
-                    continue
-                seen.add((own.st_dev, own.st_ino))
+        with suppress(OSError):
+            own = os.stat(folder)
+            if (own.st_dev, own.st_ino) in seen or depth == DEPTH:
+                continue
+            seen.add((own.st_dev, own.st_ino))
             with os.scandir(folder) as entries:
-                names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
-        except OSError:
-            continue
-        if depth < DEPTH:
-            queue += [(os.path.join(folder, name), os.path.join(inner, name), depth + 1) for name in names]
+                for entry in entries:
+                    if not entry.name.startswith(".") and _leads_on(entry):
+                        (links if entry.is_symlink() else queue).append((os.path.join(inner, entry.name), depth + 1))
+
+
+def _leads_on(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _cached(path: Path) -> pa.Table | None:

@@ -58,6 +58,8 @@ class Source:
             )
             raise UserError(f"{found} under {self.root}." + ("" if unread else " `lightning run RECIPE` makes one."))
         payload = build(table, self.project or str(self.root), keep=self._keep)
+        if not payload["runs"]["id"]:
+            raise UserError(f"no run of recipe {', '.join(self.recipes)} in sweep {', '.join(self.sweeps)}.")
         self._choose(payload)
         return payload
 

@@ -86,7 +86,7 @@ def _runs(runs: pa.Table, now: datetime | None) -> dict[str, list[Any]]:
     columns["trial"] = runs["sweep_trial"].to_pylist()
     columns["error"] = runs["error"].to_pylist()
     columns["folder"] = pc.replace_substring_regex(runs["path"], "/?[^/]*$", "").to_pylist()
-    columns["lineage"] = runs["lineage"].fill_null([]).to_pylist() if len(runs) else []
+    columns["lineage"] = runs["lineage"].to_pylist()
     columns["url"] = runs["url"].to_pylist()
     columns["headline"] = runs["primary"].to_pylist()
     return columns

@@ -79,7 +79,10 @@ _WORDS: list[tuple[str, str, Better]] = [
     ("delay latency ms us seconds", "", "lower"),
 ]
 _DIRECTION = {word: (name, better) for words, name, better in _WORDS for word in words.split()}
-_WHOLE = {"bits_per_byte": ("bits per byte", "lower"), "fa_per_hour": ("false alarms per hour", "lower")}
+_WHOLE: dict[str, tuple[str, Better]] = {
+    "bits_per_byte": ("bits per byte", "lower"),
+    "fa_per_hour": ("false alarms per hour", "lower"),
+}
 _UNITS = {"ms": "ms", "us": "us", "seconds": "s", "bytes": "B", "bits": "bit", "hz": "Hz"}
 
 
@@ -95,7 +98,7 @@ def quantity(name: str, goals: Mapping[str, Better] | None = None) -> Quantity:
     if section == "artifact":
         kind = rest.removesuffix(".gzip_bytes").removesuffix(".bytes")
         zipped = ", gzipped" if name.endswith("gzip_bytes") else ""
-        return Quantity(f"{kind} file{zipped}", "B", "cost", "lower", log=True)
+        return Quantity(f"{_capital(kind)} file{zipped}", "B", "cost", "lower", log=True)
     if section in ("latency", "size", "context", "compress", "seconds") and "/" not in section:
         kinds: dict[str, Kind] = {"latency": "cost", "size": "cost", "compress": "compression", "seconds": "time"}
         unit = "s" if section == "seconds" else _UNITS.get(re.split(r"[_/]", rest)[-1], "")
@@ -108,26 +111,31 @@ def quantity(name: str, goals: Mapping[str, Better] | None = None) -> Quantity:
 def _metric(name: str, goals: Mapping[str, Better]) -> Quantity:
     split, _, path = name.partition("/") if name.startswith(("test/", "val/", "train/")) else ("", "", name)
     test_set, _, last = path.rpartition("/")
-    known: tuple[str, Better | None] = ("", None)
-    of = ""
+    head, at, condition = last.partition("_at_")  # frr_at_1_fah is an frr
+    what, better, rest = _known(head)
+    parts = [_spoken(rest), f"at {_spoken(condition)}" if at else "", _spoken(test_set)]
+    parts.append({"val": "validation", "train": "training"}.get(split, ""))
+    detail = ", ".join(filter(None, parts))
+    unit = _UNITS.get(head.rpartition("_")[2], "")
+    direction = goals.get(name, goals.get(f"val/{path}", better))
+    label = f"{_capital(what or name)} ({detail})" if detail else _capital(what or name)
+    return Quantity(label, unit, "quality", direction, log=what == "perplexity")
+
+
+def _known(head: str) -> tuple[str, Better | None, str]:
+    """(what it is, which way is better, the words beside it) of a bare metric name."""
     for whole, (label, better) in _WHOLE.items():
-        if whole in last:
-            known, of = (label, better), last.replace(whole, "")  # type: ignore[assignment]
-    if not known[0]:
-        words = last.split("_")
-        for index, word in enumerate(words):
-            if word.lower() in _DIRECTION:
-                label, better = _DIRECTION[word.lower()]
-                known = (label, better)
-                of = "_".join(words[:index] + words[index + 1 :]) if label else last
-    what, detail = (known[0], _spoken(of)) if known[0] else (_spoken(last), "")
-    parts = [
-        part for part in (detail, _spoken(test_set), {"val": "validation", "train": "training"}.get(split)) if part
-    ]
-    unit = _UNITS.get(last.rpartition("_")[2], "")
-    direction = goals.get(name, goals.get(f"val/{path}", known[1]))
-    label = _capital(what or name) + (f" ({', '.join(parts)})" if parts else "")
-    return Quantity(label, unit, "quality", direction, log=known[0] == "perplexity")
+        if whole in head:
+            return label, better, head.replace(whole, "")
+    words = head.split("_")
+    for index in reversed(range(len(words))):
+        if words[index].lower() in _DIRECTION:
+            label, better = _DIRECTION[words[index].lower()]
+            if label:
+                return label, better, "_".join(words[:index] + words[index + 1 :])
+            bare = words[:-1] if words[-1] in _UNITS and len(words) > 1 else words
+            return _spoken("_".join(bare)), better, ""
+    return _spoken(head), None, ""
 
 
 def _spoken(name: str) -> str:

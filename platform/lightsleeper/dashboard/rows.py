@@ -6,6 +6,7 @@ texts are cut, numbers are finite or null. A file that is no record at all raise
 
 import json
 import math
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,10 @@ class Unreadable(Exception):
 def read(path: Path) -> dict[str, Any]:
     """The row of one record file; raises Unreadable."""
     try:
-        if path.stat().st_size > FILE_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise Unreadable("no file")
+        if found.st_size > FILE_BYTES:
             raise Unreadable(f"larger than {FILE_BYTES // 1_000_000} MB")
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -3,6 +3,7 @@
 A table is a dictionary of columns of equal length; figures are drawn from it and it is written beside them as CSV.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def sweep(payload: Payload, runs: Sequence[int], x: str, series: str | None, y: 
     cells: dict[tuple[Any, Any], list[float]] = {}
     for row in runs:
         if payload["runs"]["status"][row] == "finished" and not math.isnan(values[row]):
-            place = (knob(payload, x, row), None if series is None else knob(payload, series, row))
+            place = (scalar(knob(payload, x, row)), None if series is None else scalar(knob(payload, series, row)))
             cells.setdefault(place, []).append(float(values[row]))
     order = sorted(cells, key=lambda place: [sortable(value) for value in reversed(place)])
     table: Table = {} if series is None else {series: [place[1] for place in order]}
@@ -117,6 +118,13 @@ def knob(payload: Payload, name: str, row: int) -> Any:
         code = payload["knobs"][name]["code"][row]
         return None if code < 0 else payload["knobs"][name]["values"][code]
     return payload["constant"].get(payload["runs"]["recipe"][row], {}).get(name)
+
+
+def scalar(value: Any) -> int | float | str | None:
+    """A setting as a place on an axis: lists, mappings and truth values as their JSON text."""
+    if value is None or (isinstance(value, (int, float, str)) and not isinstance(value, bool)):
+        return value
+    return json.dumps(value)
 
 
 def sortable(value: Any) -> tuple[int, float, str]:

@@ -98,7 +98,7 @@ def sweep_axes(payload: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str
         knob = payload["knobs"].get(name)
         codes = {knob["code"][row] for row in sweep["runs"]} - {-1} if knob else set()
         if len(codes) > 1:
-            numeric = all(isinstance(knob["values"][code], (int, float)) for code in codes)
+            numeric = all(type(knob["values"][code]) in (int, float) for code in codes)
             varied.append((not numeric, -len(codes), name))
     names = [name for *_, name in sorted(varied) if name not in ("seed_everything", "data.seed")]
     swept = sweep["metric"] or ""
