@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightsleeper.dashboard import generate
+from lightsleeper.dashboard.curves import CURVE_POINTS, curve, thin
 from lightsleeper.dashboard.payload import build, to_json
-from lightsleeper.dashboard.rows import CURVE_POINTS, SECTIONS, TABLE, Unreadable, curve, read, row, text, thin
+from lightsleeper.dashboard.rows import SECTIONS, TABLE, Unreadable, read, row
+from lightsleeper.dashboard.safe import text
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def test_the_shipped_threshold_is_marked_between_the_points_around_it():
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends():
-    found = curve({"far": list(np.linspace(1, 0, 5001)), "frr": list(np.linspace(0, 1, 5001))})
+    found = curve({"far": np.linspace(1, 0, 5001).tolist(), "frr": np.linspace(0, 1, 5001).tolist()})
     assert len(found["x"]) == CURVE_POINTS
     assert (found["x"][0], found["x"][-1]) == (1, 0)
 

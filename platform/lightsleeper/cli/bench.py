@@ -9,8 +9,8 @@ from lightsleeper.cli.sources import positive, write_json
 
 HELP = (
     "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
-    "training step), overhead (`lightning run` against a bare Lightning script); edkm, pdp, subclone, fold (a method "
-    "of compression against its references)."
+    "training step), overhead (`lightning run` against a bare Lightning script), dashboard "
+    "(thousands of records into a page); edkm, pdp, subclone, fold (a method of compression against its references)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -23,7 +23,9 @@ TARGET_OVERHEAD = 1.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="what", metavar="dsp|loader|overhead|edkm|pdp|subclone|fold", required=True)
+    kinds = parser.add_subparsers(
+        dest="what", metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold", required=True
+    )
     dsp = kinds.add_parser("dsp", help="the batched partition: equality, speed, memory, latency")
     dsp.add_argument("--rows", type=positive, metavar="B", help="pairs in the batch, default 256")
     dsp.add_argument("--frames", type=positive, metavar="N", help="encoder frames a clip, default 50")
@@ -44,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as trainer.max_epochs=1"
         )
         kind.add_argument("--runs-dir", metavar="DIR", help="where runs lie; overhead: default a temporary folder")
+    dashboard = kinds.add_parser("dashboard", help="records into the index, the payload and the page")
+    dashboard.add_argument("--records", type=positive, default=5000, metavar="N", help="made-up records, default 5000")
+    dashboard.add_argument("--points", type=positive, default=200, metavar="N", help="of each curve, default 200")
+    dashboard.add_argument("--runs-dir", metavar="DIR", help="records that are there instead; its index stays as it is")
+    dashboard.add_argument("--repeats", type=positive, default=3, metavar="R", help="timed calls, default 3")
     methods = []
     for name, text in METHODS.items():
         method = kinds.add_parser(name, help=text)
@@ -55,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         method.add_argument("--parent", metavar="MODEL", help="weights to start from: hub name or local folder")
         method.add_argument("--out", metavar="DIR", help="keeps one JSON a finished training, to go on from")
         methods.append(method)
-    for kind in (dsp, loader, overhead, *methods):
+    for kind in (dsp, loader, overhead, dashboard, *methods):
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
 
 

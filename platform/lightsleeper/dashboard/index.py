@@ -55,7 +55,8 @@ def _shown(path: str) -> str:
 def files(root: Path) -> Iterator[tuple[str, str]]:
     """(path below ``root``, stamp) of every record; links to folders are followed, once each and last."""
     seen: set[tuple[int, int]] = set()
-    queue, links = [("", 0)], []
+    queue: list[tuple[str, int]] = [("", 0)]
+    links: list[tuple[str, int]] = []
     while queue or links:
         inner, depth = queue.pop() if queue else links.pop()
         folder = os.path.join(root, inner)

@@ -2,7 +2,7 @@
 
 Made from the Arrow index with vectorised joins, so that 5,000 runs take a second or two; sections have byte budgets,
 and what a budget leaves out is counted in the payload, never dropped in silence. Numbers have six significant digits,
-null stands for none. Nothing in here is trusted: texts are data, whatever they look like.
+points of curves four; null stands for none. Nothing in here is trusted: texts are data, whatever they look like.
 """
 
 import json
@@ -17,15 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightsleeper.dashboard.columns import column, numbers_list
+from lightsleeper.dashboard.curves import thin
+from lightsleeper.dashboard.pareto import front_rows
 from lightsleeper.dashboard.quantities import Better, quantity
-from lightsleeper.dashboard.rows import thin
-from lightsleeper.dashboard.views import views
+from lightsleeper.dashboard.views import COSTS, views
 from lightsleeper.tracking.record import Process, Record, status_of, timestamp
 
 VERSION = 1
 METRIC_BYTES = 3_000_000
-CURVE_BYTES = 1_400_000
-TRAINING_BYTES = 1_400_000
+CURVE_BYTES = 1_700_000
+TRAINING_BYTES = 1_700_000
+CURVE_DIGITS = 4
 POINTS = (100, 50, 25)  # a curve, the most that fits all runs
 SERIES = 8  # training curves a run
 SKIPPED = 50  # unreadable files named; the rest is counted
@@ -40,12 +42,9 @@ def build(table: pa.Table, source: str, now: datetime | None = None, keep: Calla
     if keep is not None:
         runs = runs.filter(keep(runs))
     runs = runs.sort_by([("started", "ascending"), ("id", "ascending")]).combine_chunks()
-    goals = _goals(runs)
-    metrics, left_out = _metrics(runs, goals)
-    curves, curves_left = _curves(runs)
-    training, training_left = _training(runs)
+    metrics, left_out = _metrics(runs, _goals(runs))
     knobs, constant = _knobs(runs)
-    payload = {
+    payload: dict[str, Any] = {
         "version": VERSION,
         "generated": timestamp(),
         "source": source,
@@ -58,11 +57,10 @@ def build(table: pa.Table, source: str, now: datetime | None = None, keep: Calla
         "knobs": knobs,
         "constant": constant,
         "sweeps": _sweeps(runs),
-        "curves": curves,
-        "curves_left_out": curves_left,
-        "training": training,
-        "training_left_out": training_left,
     }
+    first = _leaders(payload)
+    payload["curves"], payload["curves_left_out"] = _curves(runs, first)
+    payload["training"], payload["training_left_out"] = _training(runs, first)
     payload["views"] = [asdict(view) for view in views(payload)]
     return payload
 
@@ -238,7 +236,15 @@ def _sweeps(runs: pa.Table) -> list[dict[str, Any]]:
     return sweeps
 
 
-def _curves(runs: pa.Table) -> tuple[dict[str, Any], int]:
+def _leaders(payload: dict[str, Any]) -> list[int]:
+    """Rows on the front of what runs are judged by against any cost: the ones whose curves will be asked for."""
+    judged = [name for name in dict.fromkeys(payload["runs"]["headline"]) if name in payload["metrics"]]
+    costs = [name for name in COSTS if name in payload["metrics"]]
+    rows = {row for name in judged for cost in costs for row in front_rows(payload, cost, name).tolist()}
+    return sorted(rows, reverse=True)
+
+
+def _curves(runs: pa.Table, first: list[int]) -> tuple[dict[str, Any], int]:
     def entry(curve: dict[str, Any], points: int) -> dict[str, Any]:
         keep = thin(len(curve["x"]), points)
         kept = {"kind": curve["kind"], **{key: _rounded(curve[key], keep) for key in ("x", "y")}}
@@ -251,10 +257,13 @@ def _curves(runs: pa.Table) -> tuple[dict[str, Any], int]:
             ]
         return kept
 
-    return _within(runs, "curves", CURVE_BYTES, lambda items, points: {i["name"]: entry(i, points) for i in items})
+    def entries(items: list[dict[str, Any]], points: int) -> dict[str, Any]:
+        return {item["name"]: entry(item, points) for item in items}
+
+    return _within(runs, "curves", CURVE_BYTES, entries, first)
 
 
-def _training(runs: pa.Table) -> tuple[dict[str, Any], int]:
+def _training(runs: pa.Table, first: list[int]) -> tuple[dict[str, Any], int]:
     swept = [name for name in runs["sweep_metric"].unique().to_pylist() if name]
     headline = [name.replace("test/", "val/", 1) for name in pc.list_flatten(runs["headline"]).unique().to_pylist()]
     wanted = {name: place for place, name in enumerate([*swept, *headline, "val/loss", "train/loss"])}
@@ -268,34 +277,36 @@ def _training(runs: pa.Table) -> tuple[dict[str, Any], int]:
             entries[item["name"]] = {"step": steps, "value": _rounded(item["value"], keep)}
         return entries
 
-    return _within(runs, "training", TRAINING_BYTES, entry)
+    return _within(runs, "training", TRAINING_BYTES, entry, first)
 
 
 def _within(
-    runs: pa.Table, name: str, budget: int, entry: Callable[[list[dict[str, Any]], int], Any]
+    runs: pa.Table, name: str, budget: int, entry: Callable[[list[dict[str, Any]], int], Any], first: list[int]
 ) -> tuple[dict[str, Any], int]:
-    """Entries by row with as many points as let every run in; else with the fewest, newest runs first."""
+    """Entries by row with as many points as let every run in; else with the fewest: ``first``, then newest runs."""
     if not len(runs):
         return {}, 0
     column = runs[name].combine_chunks()
-    rows = np.flatnonzero(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False))[::-1]
-    if not len(rows):
+    count = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    order = dict.fromkeys([*first, *reversed(range(len(runs)))])
+    rows = [row for row in order if count[row]]
+    if not rows:
         return {}, 0
     points = _points(column, rows, budget, entry)
     kept: dict[str, Any] = {}
     used = 0
-    for row in rows.tolist():
+    for row in rows:
         content = entry(column[row].as_py(), points)
         used += len(to_json(content))
         if used > budget:
             break
         kept[str(row)] = content
-    return kept, len(rows) - len(kept)
+    return dict(sorted(kept.items(), key=lambda item: int(item[0]))), len(rows) - len(kept)
 
 
-def _points(column: pa.Array, rows: np.ndarray, budget: int, entry: Callable[[list[dict[str, Any]], int], Any]) -> int:
+def _points(column: pa.Array, rows: list[int], budget: int, entry: Callable[[list[dict[str, Any]], int], Any]) -> int:
     """Estimated from runs spread over all of them."""
-    sample = [column[int(rows[index])].as_py() for index in thin(len(rows), 40)]
+    sample = [column[rows[index]].as_py() for index in thin(len(rows), 40)]
     for points in POINTS:
         size = sum(len(to_json(entry(items, points))) for items in sample) / len(sample)
         if size * len(rows) * 1.1 <= budget:
@@ -305,4 +316,4 @@ def _points(column: pa.Array, rows: np.ndarray, budget: int, entry: Callable[[li
 
 def _rounded(values: Sequence[float | None], keep: Iterable[int]) -> list[float | int | None]:
     chosen = [values[index] for index in keep]
-    return numbers_list(np.array([np.nan if value is None else value for value in chosen]))
+    return numbers_list(np.array([np.nan if value is None else value for value in chosen]), CURVE_DIGITS)
