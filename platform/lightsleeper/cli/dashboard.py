@@ -73,10 +73,11 @@ def _serve(args: argparse.Namespace, source: Any) -> int:
     from lightsleeper.dashboard.payload import to_json
     from lightsleeper.dashboard.serve import Server
 
-    print(_told(source.payload(), None))
+    live = make.Live(source)
+    print(_told(live.look()[0], None))
     pages = {
-        "/": ("text/html", lambda: make.page(source.payload())),
-        "/payload.json": ("application/json", lambda: to_json(source.payload())),
+        "/": ("text/html", live.page),
+        "/payload.json": ("application/json", lambda: to_json(live.look()[0])),
     }
     with Server(args.serve, pages) as server:
         print(f"{server.url} for this machine only, up to date at each reload; Ctrl-C ends", flush=True)

@@ -44,22 +44,22 @@ def dense(payload: Mapping[str, Any], name: str, key: str = "value") -> np.ndarr
     return full
 
 
-def numbers_list(values: np.ndarray, digits: int = 6) -> list[float | int | None]:
-    """``digits`` significant ones, whole numbers whole, NaN null."""
+def numbers_list(values: np.ndarray) -> list[float | int | None]:
+    """Six significant digits, whole numbers whole, NaN null."""
     values = np.asarray(values, dtype=np.float64)
     known = values[np.isfinite(values)]
     if (known == np.trunc(known)).all() and (abs(known) < 2**53).all():
         found = np.where(np.isfinite(values), values, 0).astype(np.int64).astype(object)
     else:
-        found = significant(values, digits).astype(object)
+        found = _six_digits(values).astype(object)
     found[~np.isfinite(values)] = None
     return found.tolist()
 
 
-def significant(values: np.ndarray, digits: int) -> np.ndarray:
-    """Rounded so that their shortest decimal form has at most ``digits`` digits."""
+def _six_digits(values: np.ndarray) -> np.ndarray:
+    """Rounded so that their shortest decimal form has at most six digits."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        places = digits - 1 - np.floor(np.log10(abs(values)))
+        places = 5 - np.floor(np.log10(abs(values)))
         places = np.where(np.isfinite(places), places, 0).clip(-300, 300)
         up, down = 10.0 ** places.clip(0), 10.0 ** (-places).clip(0)
         # exact powers of ten on both sides: the quotient is the double nearest to the decimal number

@@ -8,6 +8,7 @@ failed, were stopped or pruned, died or run.
 import json
 import math
 import random
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,8 +181,6 @@ def _run(
 
 def hash_of(value: Any) -> int:
     """Of a JSON-able value; Python's own differs from process to process."""
-    import zlib
-
     text = json.dumps(value, sort_keys=True).encode()
     return zlib.crc32(text) << 32 | zlib.crc32(text[::-1])
 

@@ -1,9 +1,11 @@
 """All run records below a folder as one Arrow table; only records that changed since the last call are read again.
 
-The table is kept in `.index.arrow` in the runs folder, a row a record file, keyed by path, inode, time and size. It is
-replaced whole; a damaged one, or one of another version, is built anew, and where it cannot be written it is not kept.
+The table is kept in `.index.arrow` in the runs folder, a row a record file, keyed by path, inode, time and size, with a
+digest behind it. It is replaced whole; a damaged one, or one of another version, is built anew, and where it cannot be
+written it is not kept.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +20,7 @@ from lightsleeper.dashboard.rows import TABLE, Unreadable, read
 from lightsleeper.tracking.record import FILE
 
 CACHE = ".index.arrow"
+DIGEST = hashlib.sha256().digest_size  # bytes of it after the Arrow file
 DEPTH = 8  # folders below the runs folder: the platform itself writes two
 
 
@@ -83,21 +86,29 @@ def _leads_on(entry: os.DirEntry[str]) -> bool:
 
 
 def _cached(path: Path) -> pa.Table | None:
+    """The table on disk; None where there is none, or it is damaged or of another version."""
     try:
-        with pa.OSFile(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
+        content = path.read_bytes()
+        if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+            return None  # Arrow itself would not notice a bit that flipped in a number
+        table = pa.ipc.open_file(pa.BufferReader(content[:-DIGEST])).read_all()
+        table.validate(full=True)
     except (OSError, pa.ArrowException):
         return None
     return table if table.schema.equals(TABLE, check_metadata=True) else None
 
 
 def _write(table: pa.Table, path: Path) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, TABLE, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table)
+    content = sink.getvalue()
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two dashboards may start at once
     with suppress(OSError):
         try:
-            options = pa.ipc.IpcWriteOptions(compression="lz4")
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, TABLE, options=options) as writer:
-                writer.write_table(table)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.write(hashlib.sha256(content).digest())
             temporary.replace(path)
         except BaseException:
             with suppress(OSError):

@@ -1,5 +1,7 @@
 """From a runs folder to a payload, a page on disk, and again when records change."""
 
+import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -110,25 +112,52 @@ def write_page(payload: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from None
 
 
+class Live:
+    """A source whose payload is built again only when records change; safe to ask from several threads."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._keys: Any = None
+        self._built = 0.0
+        self._payload: dict[str, Any] = {}
+        self._page = ""
+
+    def look(self) -> tuple[dict[str, Any], bool]:
+        """(payload, whether it is a new one); raises UserError as `Source.payload`."""
+        with self._lock:
+            table = self._source.table()
+            keys = table["key"].combine_chunks()
+            waiting = pc.any(pc.equal(table["status"], "running")).as_py()
+            same = self._keys is not None and keys.equals(self._keys)
+            if same and not (waiting and time.monotonic() - self._built > ALIVE_S):
+                return self._payload, False
+            self._payload, self._page = self._source.payload(table), ""
+            self._keys, self._built = keys, time.monotonic()
+            return self._payload, True
+
+    def page(self) -> str:
+        payload, _ = self.look()
+        if not self._page:
+            self._page = page(payload)
+        return self._page
+
+
 def watch(
     source: Source, write: Callable[[dict[str, Any]], None], say: Callable[[str], None], rounds: int | None = None
 ) -> None:
     """Call ``write`` whenever records change, for ever or ``rounds`` times; a folder in trouble is told, not fatal."""
-    shown: Any = None
-    looked = 0.0
-    while rounds is None or rounds > 0:
+    live = Live(source)
+    told = ""
+    for _ in itertools.count() if rounds is None else range(rounds):
         try:
-            table = source.table()
-            keys = frozenset(table["key"].to_pylist())
-            runs = pc.any(pc.equal(table["status"], "running")).as_py()
-            if keys != shown or (runs and time.monotonic() - looked > ALIVE_S):
-                write(source.payload(table))
-                say(f"{time.strftime('%H:%M:%S')} {len(keys)} records")
-                shown, looked = keys, time.monotonic()
+            payload, new = live.look()
+            if new or told:
+                write(payload)
+                say(f"{time.strftime('%H:%M:%S')} {len(payload['runs']['id'])} runs")
+            told = ""
         except UserError as error:
-            if shown != str(error):
-                say(str(error))
-                shown = str(error)
-        rounds = None if rounds is None else rounds - 1
-        if rounds != 0:
-            time.sleep(EVERY_S)
+            if told != str(error):
+                told = str(error)
+                say(told)
+        time.sleep(EVERY_S)

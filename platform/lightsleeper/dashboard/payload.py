@@ -6,6 +6,7 @@ points of curves four; null stands for none. Nothing in here is trusted: texts a
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lightsleeper.dashboard.columns import column, numbers_list
+from lightsleeper.dashboard.columns import column
 from lightsleeper.dashboard.curves import thin
 from lightsleeper.dashboard.pareto import front_rows
 from lightsleeper.dashboard.quantities import Better, quantity
@@ -315,5 +316,9 @@ def _points(column: pa.Array, rows: list[int], budget: int, entry: Callable[[lis
 
 
 def _rounded(values: Sequence[float | None], keep: Iterable[int]) -> list[float | int | None]:
-    chosen = [values[index] for index in keep]
-    return numbers_list(np.array([np.nan if value is None else value for value in chosen]), CURVE_DIGITS)
+    """As `numbers_list`, faster for the few points of a curve."""
+    shown = (values[index] for index in keep)
+    short = (
+        None if value is None or not math.isfinite(value) else float(f"{value:.{CURVE_DIGITS}g}") for value in shown
+    )
+    return [int(value) if value is not None and value.is_integer() else value for value in short]
