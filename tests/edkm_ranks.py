@@ -11,6 +11,12 @@ from lightsleeper_callbacks.edkm_saved import dkm as saved_dkm
 from torch import Tensor, nn
 
 ROUNDS = (0.02, 5, 0.0)
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
 
 
 def weights(n: int = 5003, duplicates: bool = True) -> Tensor:
@@ -67,17 +73,16 @@ class Save(L.Callback):
             torch.save(pl_module.state_dict(), self.path)
 
 
+def place(count: int) -> dict[str, Any]:
+    """Trainer arguments for ``count`` processes."""
+    return {"accelerator": "cpu", "devices": count, "strategy": "ddp_spawn" if count > 1 else "auto"}
+
+
 def fit(count: int, backend: str, path: str) -> None:
     # Weights of 32 bits: in 16 the last bit of a sum decides which way a weight is rounded.
     edkm = EDKMClustering(small_below=0, backend=backend, weight_dtype="float32", start=0.25)  # type: ignore[arg-type]
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    place = {"accelerator": "cpu", "devices": count, "strategy": "ddp_spawn" if count > 1 else "auto"}
-    trainer = L.Trainer(**place, **quiet, callbacks=[edkm, Save(path)], max_epochs=2, use_distributed_sampler=False)
+    callbacks = [edkm, Save(path)]
+    trainer = L.Trainer(**place(count), **QUIET, callbacks=callbacks, max_epochs=2, use_distributed_sampler=False)
     trainer.fit(Net())
 
 

@@ -46,7 +46,8 @@ def load_parent(
 ) -> tuple["PreTrainedModel", tuple[str, ...]]:
     """The trained model, in float32 where it is loaded, and names below its base of weights that its files lack.
 
-    ``kind``: the class to load as; None takes the one its config names. Raises ValueError where it cannot be read.
+    ``kind``: the class to load as; None takes the one its config names, for a GGUF file, which names none, a causal
+    language model. Raises ValueError where it cannot be read.
     """
     if isinstance(parent, nn.Module):
         return find_transformer(parent), ()
@@ -54,7 +55,8 @@ def load_parent(
 
     loader: Any = kind
     if loader is None:
-        names = parent_config(parent, gguf_file).architectures or ["AutoModel"]
+        otherwise = "AutoModel" if gguf_file is None else "AutoModelForCausalLM"
+        names = parent_config(parent, gguf_file).architectures or [otherwise]
         loader = getattr(transformers, names[0], transformers.AutoModel)
     with _readable(parent):
         model, loading = loader.from_pretrained(

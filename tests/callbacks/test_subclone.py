@@ -4,6 +4,8 @@ import ast
 import copy
 import math
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -583,6 +585,21 @@ def test_calibration_leaves_the_random_numbers_of_the_training_alone():
     assert states[0] == states[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["shared out by Lightning", "own"])
+def test_two_processes_start_alike_and_train_what_one_trains(tmp_path, data):
+    program = Path(__file__).parents[1] / "subclone_ranks.py"
+    for count in ("1", "2"):
+        subprocess.run([sys.executable, program, count, tmp_path, data], check=True, capture_output=True)
+    one, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for name, value in first["start"].items():
+        assert torch.equal(value, second["start"][name]), name
+    assert all(torch.equal(value, second["end"][name]) for name, value in first["end"].items())
+    if data != "own":  # measured on the same batches
+        assert all(torch.equal(value, first["start"][name]) for name, value in one["start"].items())
+        assert all(torch.allclose(value, first["end"][name], atol=1e-6) for name, value in one["end"].items())
+
+
 @pytest.mark.parametrize("told", ["before", "with the fit"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, told):
     def learner():
@@ -616,6 +633,19 @@ def test_a_parent_is_read_from_a_folder_and_what_its_files_lack_is_not_copied(tm
     whole, nothing = load_parent(tmp_path)
     assert isinstance(whole, T.BertModel)
     assert nothing == ()
+
+
+def test_a_parent_is_read_from_a_gguf_file(tmp_path):
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    from tiny_gguf import write_llama
+
+    expected = write_llama(llama(hidden=64), tmp_path / "tiny.gguf")
+    parent, absent = load_parent(tmp_path, gguf_file="tiny.gguf")
+    assert absent == ()
+    assert all(torch.equal(parent.state_dict()[name], value) for name, value in expected.items())
+    destination = llama(width=16, depth=2, heads=2, hidden=32)
+    assert subclone(parent, destination, batches(parent)).fresh == ()
 
 
 def test_a_tied_parent_in_a_folder_lacks_nothing(tmp_path):

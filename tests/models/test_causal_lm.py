@@ -208,6 +208,27 @@ def test_what_cannot_be_built_is_refused_in_one_line(arguments: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
+def test_a_gguf_file_is_dequantised_once_and_read_with_its_sizes(tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    from tiny_gguf import write_llama
+    from tiny_transformers import llama, output
+
+    monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
+    source = llama(hidden=64)
+    source.load_state_dict(write_llama(source, tmp_path / "tiny.gguf"))
+    model = CausalLM(pretrained=str(tmp_path), gguf_file="tiny.gguf")
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    for name, value in source.state_dict().items():
+        assert torch.equal(model.net.state_dict()[name], value), name
+    tokens = {"input_ids": torch.arange(12).view(1, -1)}
+    # Heads lie where rotation expects them.
+    assert torch.allclose(output(model.net, tokens), output(source, tokens), atol=1e-5)
+    monkeypatch.setattr("transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint", None)
+    again = CausalLM(pretrained=str(tmp_path), gguf_file="tiny.gguf")  # from the cache
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
 def test_a_run_of_another_family_is_no_start(tmp_path: Path) -> None:
     from lightsleeper.models.classifier import Classifier
 
