@@ -72,10 +72,9 @@ def test_both_sides_train_the_same_steps(tmp_path, monkeypatch):
     assert steps == [24, 24]  # four epochs of six batches
 
 
-def test_a_process_that_fails_is_told_with_its_last_line(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
+def test_a_process_that_fails_is_told_with_its_last_line():
     with pytest.raises(UserError, match="the bare script failed with exit code 1: KeyError"):
-        overhead._bare(tmp_path / "config.json", tmp_path)
+        overhead._timed([sys.executable, "-c", "raise KeyError('seed')"], "done ", "the bare script")
 
 
 def test_a_stopped_benchmark_takes_its_process_with_it():

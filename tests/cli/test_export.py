@@ -1,16 +1,33 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_matcher import tiny_runs
 
 RUN = "20260101-000000-abcd"
 
 
 @pytest.mark.parametrize("name", [RUN, "last", RUN[:12], "path", "export"])
-def test_a_run_is_found_however_it_is_named(cli, tmp_path, name):
+def test_a_run_is_found_however_it_is_named(cli, tmp_path, name, monkeypatch):
     folder = tiny_runs() / "tiny" / RUN
+    given = []
+
+    def export(model, out, formats, parity_inputs):
+        given.append((model.frame.weight, out, formats, parity_inputs))
+        return []
+
+    monkeypatch.setattr("lightsleeper.deploy.export.export", export)
     name = {"path": str(folder), "export": str(folder / "export")}.get(name, name)
-    done = cli("export", name, "--runs-dir", str(tiny_runs()), "--out", str(tmp_path), "--parity-inputs", "1", "--json")
+    assert cli("export", name, "--runs-dir", str(tiny_runs()), "--out", str(tmp_path), "--parity-inputs", "1").code == 0
+    ((weight, *arguments),) = given
+    assert torch.equal(weight, load_file(folder / "export" / "model.safetensors")["frame.weight"])
+    assert arguments == [tmp_path, ["onnx"], 1]
+
+
+def test_it_writes_what_the_run_wrote(cli, tmp_path):
+    folder = tiny_runs() / "tiny" / RUN
+    done = cli("export", RUN, "--runs-dir", str(tiny_runs()), "--out", str(tmp_path), "--parity-inputs", "1", "--json")
     assert done.code == 0
     assert [artifact["path"] for artifact in json.loads(done.out)] == ["model.onnx", "enroll.onnx"]
     assert (tmp_path / "model.onnx").read_bytes() == (folder / "export" / "model.onnx").read_bytes()

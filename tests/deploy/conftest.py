@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightsleeper.deploy.export import export
-from tiny_matcher import TinyMatcher
+from tiny_matcher import TinyMatcher, tiny_export
 
 
 @pytest.fixture
@@ -13,24 +12,17 @@ def matcher() -> TinyMatcher:
     return TinyMatcher().eval()
 
 
-@pytest.fixture(scope="session")
-def _export(tmp_path_factory) -> tuple[Path, list[dict]]:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
-    return folder, export(TinyMatcher().eval(), folder, ["onnx"], parity_inputs=8)
-
-
 @pytest.fixture
-def exported(_export, tmp_path) -> Path:
+def exported(tmp_path) -> Path:
     """The export of `matcher`, made once, copied for each test; the path of model.onnx."""
-    shutil.copytree(_export[0], tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tiny_export()[0], tmp_path, dirs_exist_ok=True)
     return tmp_path / "model.onnx"
 
 
 @pytest.fixture
-def artifacts(_export) -> list[dict]:
+def artifacts() -> list[dict]:
     """The record's entries for `exported`."""
-    return [dict(entry) for entry in _export[1]]
+    return [dict(entry) for entry in tiny_export()[1]]
 
 
 @pytest.fixture

@@ -52,12 +52,13 @@ def exhaustive(audio: Tensor, tokens: Tensor) -> tuple[float, list[int]]:
 def suffix_table(audio: Tensor, tokens: Tensor) -> list[list[float]]:
     """D of the paper's Algorithm 1: row k-1 holds D[k][1..n]."""
     n, m = len(audio), len(tokens)
-    table = [[float((audio[i:].mean(0) - tokens[-1]).norm()) for i in range(n)]]
+    means = [audio[i:].cumsum(0) / torch.arange(1, n - i + 1)[:, None] for i in range(n)]  # [i]: of audio[i:j], j > i
+    table = [[float((means[i][-1] - tokens[-1]).norm()) for i in range(n)]]
     for k in range(2, m + 1):
         row = [float("inf")] * n
         for i in range(n - k + 1):
-            run = [float((audio[i:j].mean(0) - tokens[m - k]).norm()) + table[-1][j] for j in range(i + 1, n - k + 2)]
-            row[i] = min(run)
+            run = (means[i][: n - k + 1 - i] - tokens[m - k]).norm(dim=1)
+            row[i] = float((run + torch.tensor(table[-1][i + 1 : n - k + 2], dtype=run.dtype)).min())
         table.append(row)
     return table
 

@@ -141,15 +141,22 @@ def test_an_unreachable_server_is_an_error_when_online_was_asked_for(tmp_path: P
 
 
 @pytest.fixture
-def offline(capfd: pytest.CaptureFixture[str]) -> tuple[Path, str]:
-    folder = run(two_recipes(), OFFLINE, "--requires.encoder.set.tracking.mode=offline")
-    printed = capfd.readouterr()
-    return folder, printed.out + printed.err
+def offline(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[Path, str]:
+    """A run tracked offline and what it printed; made once for all tests that read it."""
+    if not OFFLINE_RUN:
+        monkeypatch.chdir(tmp_path_factory.mktemp("offline"))
+        folder = run(two_recipes(), OFFLINE, "--requires.encoder.set.tracking.mode=offline").absolute()
+        printed = capfd.readouterr()
+        OFFLINE_RUN.append((folder, printed.out + printed.err))
+    return OFFLINE_RUN[0]
 
 
-def test_an_offline_run_has_curves_config_summary_and_lineage_and_stays_in_its_folder(
-    offline: tuple[Path, str], tmp_path: Path
-):
+OFFLINE_RUN: list[tuple[Path, str]] = []
+
+
+def test_an_offline_run_has_curves_config_summary_and_lineage_and_stays_in_its_folder(offline: tuple[Path, str]):
     folder, printed = offline
     records = logged(folder)
     assert max(steps(folder)) == 23
@@ -161,16 +168,18 @@ def test_an_offline_run_has_curves_config_summary_and_lineage_and_stays_in_its_f
         "step-model": True,
         "both-model": False,
     }
-    assert not list(tmp_path.rglob("staging/*"))
-    assert f"wandb sync {folder / 'wandb'}/offline-run-*" in printed
+    root = folder.parents[2]
+    assert not list(root.rglob("staging/*"))
+    assert f"wandb sync {(folder / 'wandb').relative_to(root)}/offline-run-*" in printed
     assert "wandb:" not in printed
     assert read(folder).tracking["mode"] == "offline"
 
 
 def test_input_and_output_artifacts_of_one_model_have_one_digest(offline: tuple[Path, str]):
     folder, _ = offline
+    step = last("step", folder.parents[1])
     used = next(record.artifact for record in logged(folder) if record.artifact.name == "step-model")
-    made = next(record.artifact for record in logged(last("step")) if record.artifact.name == "step-model")
+    made = next(record.artifact for record in logged(step) if record.artifact.name == "step-model")
     assert used.digest == made.digest
 
 
