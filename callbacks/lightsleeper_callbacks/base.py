@@ -37,7 +37,8 @@ class Compression(Callback):
     A subclass sets ``phase`` and overrides ``prepare`` and ``finalize``, and of the rest what it needs. What must
     survive a checkpoint is a buffer of the module, or goes through ``state_dict`` / ``load_state_dict``.
 
-    Example:
+    Example::
+
         class Halve(Compression):
             phase = Phase.PRUNE
 

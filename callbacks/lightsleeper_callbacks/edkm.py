@@ -202,7 +202,7 @@ class EDKMClustering(Compression):
     search one number a model. With tau=None it is, for every table, the mean squared error of the k-means start, and
     from there on follows the variance of the weights. For normal weights that is 0.36, 0.12, 0.035 and 0.0095 of the
     variance at 1 to 4 bits. The rule is ours. DKM's numbers for ResNet18, 5e-5, 2e-5 and 8e-6 at 1 to 3 bits, fall
-    almost as fast with the bits; the mixture model that DKM fits, with components of variance tau / 2, would ask for
+    almost as fast with the bits; the Gaussian mixture that DKM fits, with components of variance tau / 2, would ask for
     twice the error. On a small network at 2 and 3 bits, half to twice the error did equally well, a tenth (too hard)
     and four times (too soft) worse.
 
@@ -225,6 +225,12 @@ class EDKMClustering(Compression):
         targets: names or patterns of layers, or type names; None is every trained Linear, Conv, Embedding, attention.
         exclude: the same, taken away.
         start: share of the training at which clustering begins.
+
+    Raises ValueError for values out of range.
+
+    Example::
+
+        Trainer(max_epochs=3, callbacks=[EDKMClustering(bits=3)]).fit(trained_module, data)
     """
 
     phase = Phase.CLUSTER

@@ -41,6 +41,12 @@ class PDPMasking(Pruning):
             redundant, as gradual magnitude pruning does (ours).
         budget: global shares the sparsity out by magnitude over all layers, as published; layer prunes each alike.
         statistics: Whether to measure batch-norm statistics anew after hardening.
+
+    Raises ValueError for values out of range.
+
+    Example::
+
+        Trainer(max_epochs=10, callbacks=[PDPMasking(sparsity=0.8, exclude=["head"])]).fit(module, data)
     """
 
     def __init__(

@@ -76,6 +76,8 @@ def subclone(
     """Fill a freshly built ``destination`` from a larger ``parent`` of its family, in place; the parent stays.
 
     Args:
+        parent: trained, at least as large in every size.
+        destination: freshly built.
         batches: calibration samples as keyword arguments of the parent; not needed where nothing is measured.
         order: which neurons, heads and hidden neurons to keep: the most important ones, random ones, or the first.
         scaling: "sqrt" multiplies a weight that loses inputs by sqrt(before / after); "none" does not; "measured" goes
@@ -162,7 +164,10 @@ class SubcloneInitialization(Compression):
         balance: whether each block's stream weighs the same in the order.
         seed: of the random order and of the choice of batches.
 
-    Example:
+    Raises ValueError for values out of range; ``check`` for a parent that does not fit.
+
+    Example::
+
         Trainer(callbacks=[SubcloneInitialization("models/gpt2-large")]).fit(model, datamodule=text)
     """
 

@@ -140,7 +140,7 @@ def find(
         exclude: the same, taken away.
         kinds: of TYPES. Biases and norms are never among them.
 
-    Raises ValueError for a name that fits no layer and for a named weight that is frozen.
+    Raises ValueError for a name that fits no layer, for a named weight that is frozen, and where nothing is left.
     """
     found: dict[int, tuple[str, list[tuple[nn.Module, str]]]] = {}
     for path, layer, weight in _weights(module):
