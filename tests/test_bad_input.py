@@ -34,6 +34,7 @@ SMALL = (
     "--data.train_phrases=96 --data.vocabulary=500 --data.max_words=2 --data.episodes=4 --data.validation_episodes=2"
 )
 DSP = "run kws_dsp --trainer.accelerator=cpu"
+FEW_PHRASES = "data build kws_dsp recipes/overlays/tiny.yaml"
 RECIPE = [
     Case("a misspelt section", "run tiny.yaml", ("tiny.yaml:4", "'modle'", "'model'"), recipe("model:", "modle:")),
     Case("a misspelt argument", "run tiny.yaml", ("tiny.yaml:4", "'widht'", "'width'"), recipe("width", "widht")),
@@ -237,8 +238,8 @@ DATA = [
         both(mistakes.real_corpus, without_package("espeakng_loader")),
     ),
     Case("no word list", "data build kws_dsp --data.vocabulary=777", ("demo",), without_package("wordfreq")),
-    Case("a damaged corpus in the cache", "data build kws_dsp", ("damaged", "Delete"), damaged_corpus()),
-    Case("a damaged list of a corpus in the cache", "data build kws_dsp", ("damaged", "Delete"), damaged_corpus("{")),
+    Case("a damaged corpus in the cache", FEW_PHRASES, ("damaged", "Delete"), damaged_corpus()),
+    Case("a damaged list of a corpus in the cache", FEW_PHRASES, ("damaged", "Delete"), damaged_corpus("{")),
     Case("a cache that is a file", "data build kws_dsp", ("cache", "LIGHTSLEEPER_CACHE"), file("cache", "")),
     Case("LibriSpeech that is not there", "data build kws_dsp recipes/overlays/libriphrase.yaml", ("LibriSpeech",)),
 ]
