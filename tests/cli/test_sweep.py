@@ -59,7 +59,7 @@ def test_a_sweep_runs_every_trial_as_a_plain_run_and_says_which_was_best(sweep: 
         "value": None,
         "pruned": False,
     }
-    alone = start(Path("tiny.yaml"), STAGES, "--data.rows=32", "--model.width=8", runs="alone")
+    alone = start(Path("tiny.yaml"), STAGES, "--data.rows=32", "--model.width=8", "--tracking.group=s-1", runs="alone")
     assert_equal_runs(alone, Path("runs/tiny") / records[2].run_id)
     assert read(alone).sweep == {}
 
@@ -136,11 +136,11 @@ def test_objectives_are_read_from_record_and_metrics(sweep: Run, tmp_path: Path)
 
 
 def test_hyperband_stops_trials_but_none_inside_a_ramp(sweep: Run, tmp_path: Path):
-    parameters = {"model.width": {"values": [2, 4, 6, 8, 10, 12]}}
+    parameters = {"model.width": {"values": [16, 8, 6, 4, 3, 2]}}  # each worse than the one before
     prune = "--callbacks.prune={class_path: tiny_family.TinyPrune}"  # reaches its target with the second of four epochs
     rule = {"type": "hyperband", "min_iter": 1, "eta": 2}
     path = write_sweep(tmp_path, FIT, prune, parameters=parameters, early_terminate=rule)
-    code, out, _ = sweep(str(path))
+    code, out, _ = sweep(str(path), "--id", "s-1")  # the name decides which trials share a bracket
     assert code == 0, out
     epochs = {number: len(_validated(found[0])) for number, found in trials().items()}
     pruned = {number for number, found in trials().items() if found[0].sweep["pruned"]}

@@ -40,7 +40,13 @@ class Parent:
         entry = {"id": "s-1", "name": "s", "metric": "val/loss", "trial": number, "attempt": attempt, "parameters": {}}
         entry |= {"method": "grid", "goal": "minimize", **job.pop("entry", {})}
         given = {"do": "trial", "entry": entry, "recipe": "tiny", "files": ["tiny.yaml"], "runs_dir": "runs"}
-        given |= {"overrides": [FIT, *overrides], "defer": ["benchmark"], "prune": False, "objectives": ["val/loss"]}
+        given |= {
+            "overrides": [FIT, *overrides],
+            "defer": ["benchmark"],
+            "stopped": False,
+            "prune": False,
+            "objectives": ["val/loss"],
+        }
         self.worker.send({**given, **job})
 
 

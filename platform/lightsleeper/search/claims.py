@@ -38,10 +38,11 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class _Latest:
+class Latest:
     attempt: int
     gone: bool
     """Whether another may take the trial over."""
+    ended: Ended | None
     deaths: int
 
 
@@ -91,17 +92,17 @@ class Claims:
             return False
         return True
 
-    def latest(self) -> dict[int, _Latest]:
+    def latest(self) -> dict[int, Latest]:
         """The last attempt at each trial that was ever claimed."""
         with self._engine.begin() as connection:
             now = connection.execute(sql.select(sql.func.now())).scalar_one().replace(tzinfo=None)
             query = sql.select(self._table).where(self._table.c.study == self._study).order_by(self._table.c.attempt)
             rows = connection.execute(query).all()
-        found: dict[int, _Latest] = {}
+        found: dict[int, Latest] = {}
         for row in rows:
             before = found.get(row.trial)
             deaths = (before.deaths if before else 0) + (row.ended == "died")
-            found[row.trial] = _Latest(row.attempt, self._gone(row, now), deaths)
+            found[row.trial] = Latest(row.attempt, self._gone(row, now), row.ended, deaths)
         return found
 
     def _gone(self, row: Any, now: Any) -> bool:

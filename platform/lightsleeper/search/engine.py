@@ -20,14 +20,14 @@ from lightsleeper.search.claims import BEAT_S
 from lightsleeper.search.space import arguments
 from lightsleeper.search.study import Study, Taken
 from lightsleeper.search.team import Event, Worker, environment
-from lightsleeper.search.worker import find_trial
+from lightsleeper.search.worker import LEAVE_S, find_trial
 from lightsleeper.tracking.record import FILE, read, status_of, timestamp, write_atomic
 from lightsleeper.tracking.runs import LOCK, locked
 
 DEATHS = 3  # of workers over one trial, which has then failed
 TICK_S = 0.1
 LOOK_S = 1.0  # how often to look for a trial that another process has left
-STOP_S = 180.0  # for a clean stop: an epoch's checkpoint is there, but W&B may still be sending
+STOP_S = LEAVE_S + 10.0  # a worker that cannot stop ends itself before
 DEFERRED = "benchmark"
 
 
@@ -148,6 +148,7 @@ class Engine:
             ],
             "runs_dir": str(self.options.runs_dir),
             "defer": [DEFERRED],
+            "stopped": taken.stopped,
             "prune": file.early_terminate is not None,
             "objectives": list(study.settings.objectives) or [file.metric],
         }
@@ -280,7 +281,7 @@ class Engine:
 
     def _dismiss(self) -> None:
         for worker in self._team:
-            worker.dismiss()
+            worker.stop()
         until = time.monotonic() + 10.0
         while time.monotonic() < until and not all(worker.dead() for worker in self._team):
             time.sleep(0.02)

@@ -21,7 +21,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lightsleeper.errors import UserError
-from lightsleeper.search.claims import Claim, Claims
+from lightsleeper.search.claims import Claim, Claims, Latest
 from lightsleeper.search.storage import patiently
 from lightsleeper.search.sweep_file import Goal, SweepFile
 
@@ -88,6 +88,8 @@ class Taken:
     parameters: Parameters
     deaths: int
     """How many workers died over it before."""
+    stopped: bool
+    """Whether the attempt before was told to stop: it has not ended, whatever its run says."""
 
     @property
     def number(self) -> int:
@@ -192,14 +194,14 @@ class Study:
             if (before is None and not fresh) or (before is not None and not before.gone):
                 continue
             claim = Claim(trial.number, before.attempt + 1 if before else 1)
-            if taken := self._claimed(trial, claim, pid, before.deaths if before else 0):
+            if taken := self._claimed(trial, claim, pid, before):
                 return taken
         if not fresh or self.settings.cap is not None:
             return None
         _enqueue(self._study, None if self.settings.file.method == "bayes" else self._draw(random.Random()))
         return self._take(pid, fresh)
 
-    def _claimed(self, trial: FrozenTrial, claim: Claim, pid: int, deaths: int) -> Taken | None:
+    def _claimed(self, trial: FrozenTrial, claim: Claim, pid: int, before: Latest | None) -> Taken | None:
         if not self._claims.insert(claim, pid):
             return None
         now = self._storage.get_trial(trial._trial_id)
@@ -214,7 +216,9 @@ class Study:
             known = self.settings.file.parameters
             parameters = {name: parameter.suggest(live, name) for name, parameter in known.items()}
             live.set_user_attr("parameters", parameters)
-        return Taken(claim, parameters, deaths)
+        if before is None:
+            return Taken(claim, parameters, deaths=0, stopped=False)
+        return Taken(claim, parameters, before.deaths, before.ended == "stopped")
 
     def _reached_target(self) -> bool:
         target = self.settings.file.target

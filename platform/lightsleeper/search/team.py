@@ -85,15 +85,11 @@ class Worker:
         self._reader.join(2.0)  # not for ever: its data workers may hold the pipe for a while
         return True
 
-    def dismiss(self) -> None:
-        """No more jobs: it ends, at once when it is idle."""
+    def stop(self) -> None:
+        """No more jobs: it ends, at once when it is idle, else after having stopped its trial cleanly."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
-
-    def stop(self) -> None:
-        """End what it does, cleanly, and then itself."""
-        self.process.terminate()
 
     def kill(self) -> None:
         self.process.kill()

@@ -2,8 +2,8 @@
 
 `python -m lightsleeper.search.worker LOG` reads jobs from standard input and writes events to standard output, one JSON
 object a line. It knows neither the study nor its database: the parent decides, the run folder remembers. What a trial
-prints goes to LOG. When the parent is gone, nobody would note how a trial ends: the worker stops it as Ctrl-C would, so
-that it can be resumed, and ends itself.
+prints goes to LOG. When the input ends, the parent wants no more or is gone, and nobody would note how a trial ends:
+the worker stops it as Ctrl-C would, so that it can be resumed, and ends itself.
 """
 
 import gc
@@ -24,12 +24,13 @@ from lightsleeper.search.objectives import measure
 from lightsleeper.tracking.record import FILE, Record, read
 
 LEAVE_S = 45.0  # less than claims.GRACE_S: another machine must not meet a worker that is still stopping
+AGAIN_S = 15.0  # Python swallows an exception that a signal raises inside a finaliser
 
 Job = dict[str, Any]
 
 
 def main(log: Path) -> int:
-    """Serve the parent until it closes our input."""
+    """Serve the parent until our input ends."""
     events = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(output, 1)
@@ -83,10 +84,15 @@ class Link:
             self._jobs.put(json.loads(line))
         self._jobs.put(None)
         self.gone = True
-        if self.busy:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(LEAVE_S)
-            os._exit(1)
+        until = time.monotonic() + LEAVE_S
+        again = 0.0
+        while self.busy:
+            if time.monotonic() > until:
+                os._exit(1)
+            if time.monotonic() > again:
+                os.kill(os.getpid(), signal.SIGTERM)
+                again = time.monotonic() + AGAIN_S
+            time.sleep(0.05)
 
 
 def _do(job: Job, link: Link) -> None:
@@ -129,7 +135,7 @@ def _trial(job: Job, link: Link) -> dict[str, Any]:
         folder = find_trial(runs_dir, job["recipe"], entry["id"], entry["trial"])
     if folder is not None:
         record = read(folder)
-        if record.status == "failed":  # and the parent died before it could note so
+        if record.status == "failed" and not job["stopped"]:  # and the parent died before it could note so
             raise UserError(record.error or "failed")
         if record.status == "finished":
             return _result(folder, record, job)
