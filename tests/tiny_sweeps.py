@@ -1,5 +1,6 @@
 """Sweeps of the tiny family: files, studies, whole command lines in processes of their own."""
 
+import faulthandler
 import os
 import signal
 import subprocess
@@ -77,6 +78,7 @@ class Forked:
             sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
             os.environ.clear()
             os.environ.update(env)
+            faulthandler.dump_traceback_later(40, file=2)
             code = worker.main(log)
         finally:
             os._exit(code)

@@ -9,13 +9,15 @@ from lightsleeper.cli.sources import positive, write_json
 
 HELP = (
     "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
-    "training step), overhead (`lightning run` against a bare Lightning script), dashboard "
-    "(thousands of records into a page); edkm, pdp, subclone, fold (a method of compression against its references)."
+    "training step), overhead (`lightning run` against a bare Lightning script), dashboard (thousands of records into a "
+    "page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
+    "one)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
     "pdp": "pruning: step overhead, accuracy against magnitude pruning",
     "subclone": "weight subcloning: tokens and seconds to a loss against a random start, ablations",
+    "sweep": "the local engine: two workers against one, and what lies between the trials",
     "fold": "re-parameterisation: latency, activation bytes and equality, folded against branched and plain",
 }
 TARGET_LOADER = 0.05
@@ -24,7 +26,7 @@ TARGET_OVERHEAD = 1.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
-        dest="what", metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold", required=True
+        dest="what", metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep", required=True
     )
     dsp = kinds.add_parser("dsp", help="the batched partition: equality, speed, memory, latency")
     dsp.add_argument("--rows", type=positive, metavar="B", help="pairs in the batch, default 256")

@@ -89,7 +89,7 @@ class Engine:
                 if not self._give(worker):
                     break
             busy = [worker for worker in self._team if worker.taken is not None]
-            if not busy and len(idle) == len(self._team) and self._over():
+            if not busy and idle and self._over():  # a worker that is still starting is not waited for
                 return
             self.board.show(self.study, busy, self.options.workers)
 
