@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 ENTITY = "tester"
+PROJECT = "kws"
+"""The one project that is there already."""
 KEY = "0123456789" * 4  # the length of a key; nobody's
 
 
@@ -37,6 +39,8 @@ class StandIn:
     stop_after: int | None = None
     """Early termination: stop every run that has logged this many rows of history."""
     artifacts: list[str] = field(default_factory=list)
+    views: list[dict[str, Any]] = field(default_factory=list)
+    """Saved workspaces and reports."""
     unknown: list[str] = field(default_factory=list)
     """Requests it has no answer to."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -85,6 +89,18 @@ class StandIn:
                 sequence = {"id": "s", "latestArtifact": None}
                 artifact = {"id": "a", "state": "COMMITTED", "artifactSequence": sequence}
                 return {"createArtifact": {"artifact": artifact}}
+            case "GetProjects":
+                node = {"id": "p", "name": PROJECT, "entityName": ENTITY, "createdAt": "2026-11-26T00:00:00"}
+                edges = [{"node": {**node, "isBenchmark": False, "user": None}}]
+                return {"models": {"pageInfo": {"endCursor": None, "hasNextPage": False}, "edges": edges}}
+            case "ProjectInternalId":
+                return {"project": {"id": "p", "internalId": "UHJvamVjdEludGVybmFsSWQ6MQ=="}}
+            case "UpsertView2" | "upsertView":
+                self.views.append(variables)
+                view = {"id": f"view{len(self.views)}", "type": variables["type"], "spec": variables["spec"]}
+                view |= {key: variables.get(key) for key in ("name", "displayName", "description")}
+                view["project"] = {"name": variables["projectName"], "entityName": variables["entityName"]}
+                return {"upsertView": {"view": view, "inserted": True}}
             case "UseArtifact":
                 return {"useArtifact": {"artifact": {"id": "a"}}}
         self.unknown.append(name)

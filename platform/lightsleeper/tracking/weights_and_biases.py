@@ -107,7 +107,7 @@ def start(settings: TrackingConfig, folder: Path, record: Record) -> Tracker:
         "job_type": record.recipe,
         "id": record.tracking.get("id") or record.run_id,
         "dir": str(folder.absolute()),  # W&B's service is another process, with another working folder
-        "config": {**record.config, "environment": record.environment},
+        "config": {**record.config, "environment": record.environment, **swept(record)},
     }
     step = record.parent is not None
     if mode == "online":
@@ -166,6 +166,12 @@ def _init(mode: Literal["online", "offline"], arguments: Mapping[str, Any]) -> A
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return run
+
+
+def swept(record: Record) -> dict[str, Any]:
+    """What a sweep has set, as W&B's config: knobs of required steps are nowhere else there. Dots would be nesting."""
+    parameters = record.sweep.get("parameters") or {}
+    return {"sweep": {name.replace(".", "/"): value for name, value in parameters.items()}} if parameters else {}
 
 
 def logs(folder: Path, kind: str = "*run-") -> set[Path]:
