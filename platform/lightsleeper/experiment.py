@@ -32,7 +32,7 @@ from lightsleeper.stages.metrics_file import FILE as METRICS
 from lightsleeper.stages.metrics_file import kept_rows, training_curves
 from lightsleeper.stages.plan import Plan, check, check_resume, plan
 from lightsleeper.stages.precision import precision_note, root_device
-from lightsleeper.stages.sweep import SweepTrial, Watch, agent_entry, shipped_value
+from lightsleeper.stages.sweep import SweepTrial, Watch, agent_entry, agent_trial, shipped_value
 from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
 from lightsleeper.tracking.page import next_steps, page, resume_line
@@ -62,6 +62,7 @@ def run(
         if ranks.is_follower():
             return ranks.follow(todo, runs_dir)
         check(todo, runs_dir)
+        sweep = sweep or agent_trial(todo.settings)
         folder = _create(todo, runs_dir, entry=sweep.entry if sweep else agent_entry(todo.settings))
     else:
         folder = find(resume, runs_dir, recipe.name if recipe else None)

@@ -201,7 +201,8 @@ def test_wandb_sweep_and_wandb_agent_run_the_trials(server: StandIn):
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT_S)
-def test_our_command_registers_and_runs_two_agents(server: StandIn):
+def test_our_command_registers_runs_two_agents_and_times_the_models_afterwards(server: StandIn):
+    Path("sweep.yaml").write_text(SWEEP.replace("[fit, finalize, test]", "[fit, finalize, test, export, benchmark]"))
     command = [sys.executable, "-m", "lightsleeper", "sweep", "sweep.yaml", "--agents", "2"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert result.returncode == 0, result.stderr
@@ -212,7 +213,13 @@ def test_our_command_registers_and_runs_two_agents(server: StandIn):
         entry = {key: record.sweep[key] for key in ("name", "method", "metric", "goal", "attempt", "pruned")}
         expected = {"name": "sweep", "method": "grid", "metric": "val/loss", "goal": "minimize"}
         assert entry == {**expected, "attempt": 1, "pruned": False}
+        assert record.stages["benchmark"] == "finished"
+        assert record.artifacts[0]["latency"][0]["p50_ms"] > 0
+        text = (read_folder(record) / "log.txt").read_text()
+        assert text.index("benchmark: left for later") < text.index("benchmark: done")
     assert len(list(Path("runs/.sweeps/sweep0").glob("agent-*.log"))) == 2
+    assert set(server.runs) == {"run0", "run1"}  # timed under their own ids
+    assert all("artifacts.0.latency.p50_ms" in run["summary"] for run in server.runs.values())
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """A sweep run by W&B: registered there, its trials handed to agents, which are W&B's own program.
 
 An agent starts `lightning run` for each trial in a process group of its own and passes Ctrl-C on as it sees fit: the
-first lets running trials end, the second stops them (SIGTERM), the third kills. We pass ours on to the agents.
+first lets running trials end, the second stops them (SIGTERM), the third kills. We pass ours on to the agents. When
+they are done, the exported models of this machine's trials are timed, one at a time.
 """
 
 import contextlib
@@ -20,8 +21,11 @@ from lightsleeper.search.folder import folder_of
 from lightsleeper.search.sweep_file import SweepFile
 from lightsleeper.search.team import environment, threads_each
 from lightsleeper.tracking.credentials import key_source
+from lightsleeper.tracking.runs import scan
 
 POLL_S = 0.2
+DEFERRED = "benchmark"
+"""Stage that trials leave for later: beside other trials it would time those too."""
 
 
 def run_agents(sweep: SweepFile, agents: int, count: int | None, runs_dir: Path) -> int:
@@ -37,7 +41,7 @@ def run_agents(sweep: SweepFile, agents: int, count: int | None, runs_dir: Path)
 
     from lightsleeper.stages.sweep import AGENT_ENTRY
 
-    told = {"name": sweep.name, "method": sweep.method, "metric": sweep.metric, "goal": sweep.goal}
+    told = {"name": sweep.name, "method": sweep.method, "metric": sweep.metric, "goal": sweep.goal, "defer": [DEFERRED]}
     shares = split(count, agents)
     here = {
         AGENT_ENTRY: json.dumps(told),
@@ -49,7 +53,7 @@ def run_agents(sweep: SweepFile, agents: int, count: int | None, runs_dir: Path)
     folder.mkdir(parents=True, exist_ok=True)
     print(f"{len(shares)} agent(s) with {threads_each(len(shares))} thread(s) each; what they say: {folder}")
     print(f"more of them, here or on other machines: wandb agent {path}")
-    processes = []
+    processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
         for index, share in enumerate(shares, 1):
             log = stack.enter_context((folder / f"agent-{os.getpid()}-{index}.log").open("ab"))
@@ -58,7 +62,24 @@ def run_agents(sweep: SweepFile, agents: int, count: int | None, runs_dir: Path)
             environ = environment(index - 1, len(shares), devices) | here
             process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, process_group=0)
             processes.append(process)
-        return wait(processes)
+        code = wait(processes)
+    waiting = pending(runs_dir, path.rpartition("/")[2])
+    if code == 130:
+        later = f"; {len(waiting)} models are not timed, `lightning run --resume RUN` does it" if waiting else ""
+        print(f"the agents have ended; the sweep stays at W&B{later}.")
+        return code
+    with (folder / "benchmarks.log").open("ab") as log:
+        for number, run in enumerate(waiting, 1):
+            print(f"benchmark {number}/{len(waiting)}: {run.name}", flush=True)
+            command = [sys.executable, "-m", "lightsleeper", "run", "--resume", str(run), "--runs-dir", str(runs_dir)]
+            code = max(code, min(1, subprocess.run(command, stdout=log, stderr=log).returncode))
+    return code
+
+
+def pending(runs_dir: Path, sweep: str) -> list[Path]:
+    """Folders of the sweep's runs whose exported model is not timed yet."""
+    found = [run for run in scan(runs_dir)[0] if run.record.sweep.get("id") == sweep and run.status != "running"]
+    return [run.folder for run in found if run.record.stages.get(DEFERRED) not in (None, "finished")]
 
 
 def refuse_offline() -> None:
@@ -109,7 +130,6 @@ def wait(processes: list[subprocess.Popen[bytes]]) -> int:
                 _pass_on(processes, twice=caught[told - 1] == signal.SIGTERM)
             time.sleep(POLL_S)
     if caught:
-        print("the agents have ended; the sweep stays at W&B.")
         return 130
     return 1 if any(process.returncode for process in processes) else 0
 

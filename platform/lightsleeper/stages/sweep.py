@@ -21,7 +21,7 @@ from lightsleeper.stages.metrics_file import FILE as METRICS
 from lightsleeper.stages.metrics_file import read_rows
 
 AGENT_ENTRY = "LIGHTSLEEPER_SWEEP"
-"""Variable with {name, method, metric, goal} as JSON, which `lightning sweep` sets for W&B's agents."""
+"""Variable with {name, method, metric, goal, defer} as JSON, which `lightning sweep` sets for W&B's agents."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,7 @@ def agent_entry(settings: RunConfig) -> dict[str, Any]:
     sweep = os.environ.get("WANDB_SWEEP_ID")
     if not sweep:
         return {}
-    told: dict[str, Any] = {}
-    with suppress(ValueError):
-        told = json.loads(os.environ.get(AGENT_ENTRY) or "{}")
+    told = _told()
     parameters: dict[str, Any] = {}
     with suppress(OSError, yaml.YAMLError, AttributeError, TypeError):
         given = yaml.safe_load(Path(os.environ.get("WANDB_SWEEP_PARAM_PATH", "")).read_text(encoding="utf-8"))
@@ -61,6 +59,20 @@ def agent_entry(settings: RunConfig) -> dict[str, Any]:
         "value": None,
         "pruned": False,
     }
+
+
+def agent_trial(settings: RunConfig) -> SweepTrial | None:
+    """The trial that an agent of `lightning sweep` starts, which leaves stages for later; None elsewhere."""
+    entry, defer = agent_entry(settings), _told().get("defer")
+    return SweepTrial(entry, frozenset(defer)) if entry and defer else None
+
+
+def _told() -> dict[str, Any]:
+    """What `lightning sweep` tells the trials of its agents; empty under `wandb agent` alone."""
+    with suppress(ValueError):
+        found = json.loads(os.environ.get(AGENT_ENTRY) or "{}")
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def shipped_value(folder: Path, metric: str | None) -> float | None:

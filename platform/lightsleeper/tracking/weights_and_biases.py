@@ -97,9 +97,11 @@ def start(settings: TrackingConfig, folder: Path, record: Record) -> Tracker:
     # Set before the first import, which reads them: no banner, and no crash reports to W&B's own telemetry.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # A trial of W&B's agents was filed where its sweep is; continued without the agent it still belongs there.
+    filed = record.tracking if record.sweep else {}
     arguments: dict[str, Any] = {
-        "project": settings.project,
-        "entity": settings.entity,
+        "project": filed.get("project") or settings.project,
+        "entity": filed.get("entity") or settings.entity,
         "group": settings.group or record.group,
         "tags": settings.tags,
         "notes": settings.notes,
