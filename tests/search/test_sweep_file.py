@@ -124,7 +124,7 @@ def test_a_variable_in_the_command_is_filled_in_as_by_wandb(monkeypatch: pytest.
 
 
 def test_a_name_becomes_fit_for_a_folder():
-    assert read(changed("method: grid", "method: grid\nname: past/../x sparsity?")).name == "past-..-x-sparsity"
+    assert read(changed("method: grid", "method: grid\nname: Länge/../x sparsity?")).name == "L-nge-..-x-sparsity"
 
 
 def test_a_missing_goal_is_wandbs_default():
@@ -200,6 +200,7 @@ def test_a_mistyped_name_is_told_the_nearest():
         ("method: grid", "method: grid\nearly_terminate: {type: median}", "early_terminate.type: expected hyperband"),
         ("method: grid", "method: grid\nearly_terminate: {type: hyperband}", "either min_iter, or max_iter and s"),
         ("method: grid", "method: grid\nearly_terminate: {type: hyperband, max_iter: 9}", "either min_iter, or"),
+        ("method: grid", "method: grid\nearly_terminate: {type: hyperband, max_iter: 9, min_iter: 1}", "either"),
         ("method: grid", "method: grid\nearly_terminate: {type: hyperband, min_itr: 2}", "Did you mean 'min_iter'?"),
         ("method: grid", "method: grid\nearly_terminate: {type: hyperband, min_iter: 2, eta: 1}", "above 1, got 1"),
         ("method: grid", "method: grid\nearly_terminate: {type: hyperband, max_iter: 2, s: 1}", "no iteration to stop"),

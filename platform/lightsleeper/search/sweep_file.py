@@ -150,7 +150,7 @@ class _Reader:
         name = self.text.get("name", self.path.stem)
         sweep = SweepFile(
             path=self.path,
-            name=re.sub(r"[^\w.-]+", "-", str(name)).strip("-.") or "sweep",
+            name=re.sub(r"[^\w.-]+", "-", name[:80], flags=re.ASCII).strip("-.") or "sweep",
             method=method,
             metric=metric,
             goal=goal,
@@ -305,7 +305,7 @@ class _Reader:
         for key in given:
             if key not in HYPERBAND_KEYS:
                 self.fail(f"early_terminate.{key}", f"unknown key.{did_you_mean(str(key), HYPERBAND_KEYS)}")
-        if ("max_iter" in given and "s" in given) == ("min_iter" in given):
+        if given.keys() & {"min_iter", "max_iter", "s"} not in ({"min_iter"}, {"max_iter", "s"}):
             self.fail("early_terminate", "expected either min_iter, or max_iter and s.")
         limits = {
             key: self.number(f"early_terminate.{key}", given[key], whole=True, least=1) if key in given else None
