@@ -1,3 +1,4 @@
+import os
 import struct
 import subprocess
 import sys
@@ -245,3 +246,38 @@ def test_an_upload_that_fails_fails_no_run():
 def test_disabled_has_nothing_to_say():
     tracker = Untracked()
     assert (tracker.loggers, tracker.finish(blank(), Path(), 0)) == ([], [])
+
+
+# --- sweeps of W&B ---
+
+
+def test_a_step_does_not_see_the_agent_of_its_sweep(monkeypatch: pytest.MonkeyPatch):
+    agent = {"WANDB_SWEEP_ID": "s", "WANDB_SWEEP_PARAM_PATH": "p", "WANDB_RUN_ID": "r"}
+    for name, value in agent.items():
+        monkeypatch.setenv(name, value)
+    forgotten: list[int] = []
+    monkeypatch.setattr(wandb_tracking, "_forget_environment", lambda: forgotten.append(1))
+    with wandb_tracking.outside_sweep(step=False):
+        assert {name: os.environ.get(name) for name in agent} == agent
+    with wandb_tracking.outside_sweep(step=True):
+        assert not any(name in os.environ for name in agent)
+    assert {name: os.environ.get(name) for name in agent} == agent
+    assert forgotten == [1]
+
+
+def test_a_trial_of_wandb_that_is_continued_stays_in_the_project_of_its_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[dict[str, Any]] = []
+
+    def init(mode: str, arguments: dict[str, Any]) -> Any:
+        asked.append(arguments)
+        raise ConnectionError
+
+    monkeypatch.setattr(wandb_tracking, "_init", init)
+    filed = {"id": "r", "project": "sweeps", "entity": "team"}
+    for sweep in ({"id": "s", "parameters": {"model.dim": 8}}, {}):
+        with pytest.raises(ConnectionError):
+            start(TrackingConfig(project="mine", mode="offline"), tmp_path, blank(tracking=filed, sweep=sweep))
+    assert [(told["project"], told["entity"]) for told in asked] == [("sweeps", "team"), ("mine", None)]
+    assert [told["config"].get("sweep") for told in asked] == [{"model/dim": 8}, None]
