@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from lightsleeper.dashboard import figures, generate
-from lightsleeper.dashboard.drawing import to_csv
+from lightsleeper.dashboard.drawing import COLOURS, coloured, lines, to_csv
 from lightsleeper.dashboard.pareto import front_rows
 from lightsleeper.dashboard.payload import build
 from lightsleeper.dashboard.rows import TABLE, row
@@ -117,6 +117,22 @@ def test_few_or_no_results_give_the_figures_that_can_be_drawn(count: int, tmp_pa
     contents = [{"schema": 1, "run_id": "a", "recipe": "b"}, *generate.records(3)][:count]
     figures.write(payload(contents), tmp_path, "png")
     assert (tmp_path / "runs.csv").exists() == (count > 0)
+
+
+def test_groups_of_runs_with_equal_settings_shown_keep_a_line_each():
+    contents = [one for one in generate.records(40, points=9) if one["recipe"] == "lm_edkm" and one["metrics"]][:3]
+    for place, one in enumerate(contents):
+        one.update(group=f"g{place}", sweep={}, knobs={})
+    built = payload(contents)
+    names = [name for name, *_ in lines(built, [0, 0, 1, 2])]
+    assert len(set(names)) == 3
+
+
+def test_more_names_than_colours_share_a_grey():
+    found = coloured([f"n{place}" for place in range(12)])
+    assert len(found) == len(COLOURS)
+    assert found[-1][0] == "5 others"
+    assert sorted(row for _, rows, _ in found for row in rows) == list(range(12))
 
 
 def test_a_cell_that_looks_like_a_formula_is_text_and_a_number_stays_one():

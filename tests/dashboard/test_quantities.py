@@ -45,7 +45,7 @@ def test_a_sweep_or_a_monitor_tells_the_direction_of_a_metric_nobody_knows():
     [
         ("latency.p50_ms", "Latency, median", "ms", "cost", True),
         ("artifact.bytes", "Exported file", "B", "cost", False),
-        ("artifact.packed.gzip_bytes", "Packed file, gzipped", "B", "cost", False),
+        ("artifact.packed.safetensors.gzip_bytes", "Exported packed.safetensors, gzipped", "B", "cost", False),
         ("size.macs", "Multiply-accumulates", "", "cost", False),
         ("context.past_ms", "Context, past", "ms", "context", False),
         ("compress.sparsity", "Sparsity of pruned weights", "", "compression", False),

@@ -17,10 +17,11 @@ from lightsleeper.dashboard.payload import build, to_json
 from lightsleeper.dashboard.rows import SECTIONS, TABLE, Unreadable, read, row
 from lightsleeper.dashboard.safe import text
 
+BASE = json.dumps(next(one for one in generate.records(9, points=7) if one["recipe"] == "kws_dsp" and one["metrics"]))
+
 
 def record(**changes: Any) -> dict[str, Any]:
-    content = next(one for one in generate.records(9, points=7) if one["recipe"] == "kws_dsp" and one["metrics"])
-    return {**json.loads(json.dumps(content)), **changes}
+    return {**json.loads(BASE), **changes}
 
 
 def value(content: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -53,8 +54,13 @@ def test_the_compression_of_a_later_callback_speaks_for_the_whole():
 
 
 def test_other_exported_files_have_their_own_sizes():
-    artifacts = [{"format": "onnx", "bytes": 9}, {"format": "packed", "bytes": 3}]
-    assert value(record(artifacts=artifacts), "artifact.packed.bytes")["value"] == 3
+    artifacts = [
+        {"format": "onnx", "path": "export/model.onnx", "bytes": 9},
+        {"format": "packed", "path": "export/packed.safetensors", "bytes": 3},
+        {"format": "coreml", "bytes": 4},
+    ]
+    assert value(record(artifacts=artifacts), "artifact.packed.safetensors.bytes")["value"] == 3
+    assert value(record(artifacts=artifacts), "artifact.coreml.bytes")["value"] == 4
     assert value(record(artifacts=artifacts), "artifact.bytes")["value"] == 9
 
 

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import NormalDist
@@ -47,27 +48,35 @@ def save(draw: Draw, path: Path, kind: str) -> None:
     temporary.replace(path)
 
 
-def coloured(names: Sequence[Any]) -> list[tuple[str, list[int], dict[str, Any]]]:
-    """(label, indices, style) by name in order; beyond the palette all share one grey."""
+def coloured(
+    names: Sequence[Any], prefix: str = "", ordered: bool = False
+) -> list[tuple[str, list[int], dict[str, Any]]]:
+    """(label, indices, style) by name, ``ordered`` or as they come; beyond the palette all share one grey."""
     rows: dict[Any, list[int]] = {}
     for index, name in enumerate(names):
         rows.setdefault(name, []).append(index)
-    kept = list(rows.items()) if len(rows) <= len(COLOURS) else list(rows.items())[: len(COLOURS) - 1]
+    groups = sorted(rows.items(), key=lambda group: series.sortable(group[0])) if ordered else list(rows.items())
+    kept = groups if len(rows) <= len(COLOURS) else groups[: len(COLOURS) - 1]
     found = [
-        (plain(name) or "none", members, {"color": COLOURS[index], "marker": MARKERS[index]})
+        (plain(f"{prefix}{name}"), members, {"color": COLOURS[index], "marker": MARKERS[index]})
         for index, (name, members) in enumerate(kept)
     ]
     if len(kept) < len(rows):
-        rest = [row for name, members in list(rows.items())[len(kept) :] for row in members]
+        rest = [row for name, members in groups[len(kept) :] for row in members]
         found.append((f"{len(rows) - len(kept)} others", sorted(rest), {"color": OTHERS, "marker": "."}))
     return found
 
 
 def lines(payload: Payload, rows: Sequence[int]) -> list[tuple[str, list[int], dict[str, Any]]]:
-    """Points by group of seeds: one colour each."""
+    """Points by group of seeds: one colour each, and a name each."""
     groups = [payload["runs"]["group"][row] or payload["runs"]["id"][row] for row in rows]
-    labels = {group: run_label(payload, row) for group, row in zip(groups, rows, strict=True)}
-    return [(name, members, style) for name, members, style in coloured([labels[group] for group in groups])]
+    first = dict(zip(reversed(groups), reversed(rows), strict=True))
+    labels = {group: run_label(payload, row) for group, row in first.items()}
+    alike = Counter(labels.values())
+    named = {
+        g: f"{label} {payload['runs']['id'][first[g]]}" if alike[label] > 1 else label for g, label in labels.items()
+    }
+    return coloured([named[group] for group in groups])
 
 
 def bars(axes: "Axes", table: Table, rows: list[int], names: tuple[str, str], colour: str) -> None:
@@ -85,17 +94,28 @@ def bars(axes: "Axes", table: Table, rows: list[int], names: tuple[str, str], co
 
 
 def axis(axes: "Axes", payload: Payload, which: str, name: str) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Label, scale and ticks of a metric: `4.35 MB` rather than an offset, `0.6` rather than a power of ten."""
+    from matplotlib.ticker import EngFormatter, Formatter, FuncFormatter, NullFormatter, ScalarFormatter
 
     getattr(axes, f"set_{which}label")(label(payload, name))
-    metric = payload["metrics"].get(name)
+    metric = payload["metrics"].get(name) or vars(quantity(name))
     low, high = getattr(axes, f"get_{which}lim")()
-    if metric and metric["log"] and 0 < low < high / 2:
+    if metric["log"] and 0 < low < high / 2:
         getattr(axes, f"set_{which}scale")("log")
-        bare = FuncFormatter(lambda value, _: f"{value:g}")  # 0.6, not 6 x 10^-1
-        own = axes.xaxis if which == "x" else axes.yaxis
-        own.set_major_formatter(bare)
-        own.set_minor_formatter(bare if high / low < 10 else NullFormatter())
+    large = metric["unit"] == "B" or max(abs(low), abs(high)) >= 10_000
+    own = axes.xaxis if which == "x" else axes.yaxis
+    form: Formatter = ScalarFormatter(useOffset=False)
+    if large:
+        form = EngFormatter(metric["unit"] if metric["unit"] == "B" else "")
+    elif own.get_scale() == "log":
+        form = FuncFormatter(_bare)
+    own.set_major_formatter(form)
+    if own.get_scale() == "log":
+        own.set_minor_formatter(form if high / low < 10 else NullFormatter())
+
+
+def _bare(value: float, _: int) -> str:
+    return f"{value:g}"
 
 
 def label(payload: Payload, name: str) -> str:

@@ -61,14 +61,16 @@ def _tradeoff(payload: Payload, chosen: Mapping[str, Any]) -> list[Drawing]:
     x, y = chosen["x"], chosen["y"]
     if x is None or y is None:
         return []
-    table = series.tradeoff(payload, x, y, chosen["machine"])
-    colour = chosen["colour"] if chosen["colour"] in table else "recipe"
+    colour = chosen["colour"]
+    table = series.tradeoff(payload, x, y, chosen["machine"], colour)
+    colour = colour if colour in table else "recipe"
     return [("tradeoff", table, partial(_draw_tradeoff, payload=payload, table=table, x=x, y=y, colour=colour))]
 
 
 def _draw_tradeoff(axes: "Axes", payload: Payload, table: Table, x: str, y: str, colour: str) -> None:
     few = len(table["id"]) <= BARS
-    for name, rows, style in drawing.coloured(table[colour]):
+    of = f"{drawing.knob_name(colour)} " if colour in payload["knobs"] else ""
+    for name, rows, style in drawing.coloured(table[colour], of, ordered=True):
         points = ([table[metric][row] for row in rows] for metric in (x, y))
         axes.plot(*points, linestyle="", markersize=5, alpha=0.8, label=name, **style)
         kept = [row for row in rows if few or table["front"][row]]
@@ -146,7 +148,7 @@ def _draw_heat(axes: "Axes", payload: Payload, table: Table, x: str, by: str, y:
                 "fontsize": 8,
                 "color": "black" if bright else "white",
             }
-            axes.text(column, row, f"{value:.3g}", **text)
+            axes.text(column, row, f"{value:#.3g}", **text)
     axes.set_xticks(range(len(columns)), list(map(plain, columns)))
     axes.set_yticks(range(len(rows)), list(map(plain, rows)))
     axes.set_xlabel(plain(x))

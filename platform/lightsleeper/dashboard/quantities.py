@@ -96,9 +96,9 @@ def quantity(name: str, goals: Mapping[str, Better] | None = None) -> Quantity:
         return _FIXED[name]
     section, _, rest = name.partition(".")
     if section == "artifact":
-        kind = rest.removesuffix(".gzip_bytes").removesuffix(".bytes")
+        file = rest.removesuffix(".gzip_bytes").removesuffix(".bytes")
         zipped = ", gzipped" if name.endswith("gzip_bytes") else ""
-        return Quantity(f"{_capital(kind)} file{zipped}", "B", "cost", "lower", log=True)
+        return Quantity(f"Exported {file}{zipped}", "B", "cost", "lower", log=True)
     if section in ("latency", "size", "context", "compress", "seconds") and "/" not in section:
         kinds: dict[str, Kind] = {"latency": "cost", "size": "cost", "compress": "compression", "seconds": "time"}
         unit = "s" if section == "seconds" else _UNITS.get(re.split(r"[_/]", rest)[-1], "")

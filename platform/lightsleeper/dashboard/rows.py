@@ -184,7 +184,7 @@ def values(content: Mapping[str, Any], latency: Mapping[str, Any]) -> Iterator[t
     for key in ("p90_ms", "p99_ms", "rtf"):
         yield f"latency.{key}", {"value": latency.get(key)}
     for index, artifact in enumerate(map(mapping, items(content.get("artifacts")))):
-        kind = "artifact" if index == 0 else f"artifact.{artifact.get('format')}"
+        kind = "artifact" if index == 0 else f"artifact.{_file(artifact)}"
         for key in ("bytes", "gzip_bytes"):
             yield f"{kind}.{key}", {"value": artifact.get(key)}
     for name in ("size", "context", "seconds"):
@@ -208,6 +208,12 @@ def _unique(found: Iterator[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]
             key = cut(name, NAME)
             kept[key] = {"name": key, "value": value, "low": low, "high": high, "n": n, "method": method}
     return list(kept.values())[:ENTRIES]
+
+
+def _file(artifact: Mapping[str, Any]) -> str:
+    """`packed.safetensors`: what tells the further files of one run apart."""
+    path = text(artifact.get("path"), NAME) or ""
+    return path.rstrip("/").rpartition("/")[2] or str(text(artifact.get("format"), NAME))
 
 
 def _latency(content: Mapping[str, Any]) -> Mapping[str, Any]:

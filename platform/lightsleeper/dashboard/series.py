@@ -19,8 +19,8 @@ Payload = Mapping[str, Any]
 SEED_KNOBS = ("seed_everything", "data.seed", "data.corpus_seed")
 
 
-def tradeoff(payload: Payload, x: str, y: str, machine: str | None) -> Table:
-    """One row a finished run that has both metrics, with intervals and whether it is on the front."""
+def tradeoff(payload: Payload, x: str, y: str, machine: str | None, colour: str | None = None) -> Table:
+    """One row a finished run that has both metrics, with intervals, a knob ``colour``, and whether on the front."""
     rows = candidates(payload, x, y, machine)
     on_front = set(front_rows(payload, x, y, machine).tolist())
     runs = payload["runs"]
@@ -31,6 +31,8 @@ def tradeoff(payload: Payload, x: str, y: str, machine: str | None) -> Table:
     if any(payload["metrics"][name]["machine"] for name in (x, y)):
         table["fingerprint"] = [runs["fingerprint"][row] for row in rows]
         table["timed"] = [runs["timed"][row] for row in rows]
+    if colour in payload["knobs"]:
+        table[str(colour)] = [scalar(knob(payload, str(colour), int(row))) for row in rows]
     table["front"] = [int(row) in on_front for row in rows]
     return table
 

@@ -59,7 +59,10 @@ def machine(payload: Mapping[str, Any]) -> str | None:
 
 def _tradeoff(payload: Mapping[str, Any]) -> View:
     quality, cost = qualities(payload), costs(payload)
-    recipes = set(payload["runs"]["recipe"])
+    colour: str | None = "recipe"
+    if len(set(payload["runs"]["recipe"])) == 1 and payload["sweeps"]:
+        axes = sweep_axes(payload, payload["sweeps"][0])
+        colour = "sweep" if len(payload["sweeps"]) > 1 else axes["series"] or axes["x"] or "recipe"
     return View(
         "tradeoff",
         "Quality against cost",
@@ -67,7 +70,7 @@ def _tradeoff(payload: Mapping[str, Any]) -> View:
         {
             "x": _first(cost),
             "y": _first(quality),
-            "colour": "recipe" if len(recipes) > 1 or not payload["sweeps"] else "sweep",
+            "colour": colour,
             "front": True,
             "error_bars": True,
             "machine": machine(payload),  # latencies of other machines are hidden until asked for
