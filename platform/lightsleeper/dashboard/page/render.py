@@ -15,18 +15,8 @@ import jinja2
 from markupsafe import Markup
 
 SCRIPTS = (
-    "dom",
-    "data",
-    "state",
-    "math",
-    "chart",
-    "tradeoff",
-    "sweeps",
-    "curves",
-    "training",
-    "runs",
-    "compare",
-    "main",
+    *("dom", "data", "state", "math", "rows", "chart", "tips", "legends", "groups"),
+    *("tradeoff", "sweeps", "heatmap", "curves", "training", "runs", "compare", "main"),
 )
 """One scope, in this order; `main` starts the page."""
 

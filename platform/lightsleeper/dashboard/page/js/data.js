@@ -4,8 +4,9 @@ const payload = JSON.parse(byId("payload").textContent);
 const runs = payload.runs ?? {};
 const COUNT = runs.id?.length ?? 0;
 const ALL_ROWS = Array.from({ length: COUNT }, (_, row) => row);
-for (const name of ["id", "recipe", "family", "status", "started", "seed", "group", "parent", "sweep", "trial", "fingerprint",
-  "timed", "headline", "error", "folder", "lineage", "url"]) runs[name] ??= new Array(COUNT).fill(null);
+const RUN_COLUMNS =
+  "id recipe family status started seed group parent sweep trial fingerprint timed error folder lineage url";
+for (const name of RUN_COLUMNS.split(" ")) runs[name] ??= new Array(COUNT).fill(null);
 
 const rowOf = new Map(ALL_ROWS.map((row) => [runs.id[row], row]));
 
@@ -15,7 +16,9 @@ function dense(column, rows, otherwise = null) {
   if (!Array.isArray(column)) return new Array(COUNT).fill(column);
   if (!rows) return column;
   const full = new Array(COUNT).fill(otherwise);
-  rows.forEach((row, i) => { full[row] = column[i]; });
+  rows.forEach((row, i) => {
+    full[row] = column[i];
+  });
   return full;
 }
 
@@ -23,8 +26,12 @@ const metrics = new Map();
 for (const [name, metric] of Object.entries(payload.metrics ?? {})) {
   const value = dense(metric.value, metric.rows) ?? new Array(COUNT).fill(null);
   metrics.set(name, {
-    ...metric, name, value,
-    low: dense(metric.low, metric.rows), high: dense(metric.high, metric.rows), n: dense(metric.n, metric.rows),
+    ...metric,
+    name,
+    value,
+    low: dense(metric.low, metric.rows),
+    high: dense(metric.high, metric.rows),
+    n: dense(metric.n, metric.rows),
     label: metric.label || name,
     unit: metric.unit || "",
     scale: metric.unit === "B" || name.startsWith("size."), // shown with k, M, G
@@ -64,14 +71,16 @@ const training = payload.training ?? {};
 
 const childrenOf = new Map(); // run id -> rows that required it
 const lineage = (row) =>
-  (runs.lineage[row] ?? []).map((step) => (typeof step === "string" ? { id: step } : { ...step, id: step.id ?? step.run_id }));
+  (runs.lineage[row] ?? []).map((step) =>
+    typeof step === "string" ? { id: step } : { ...step, id: step.id ?? step.run_id },
+  );
 for (const row of ALL_ROWS) {
   for (const { id } of lineage(row)) childrenOf.set(id, [...(childrenOf.get(id) ?? []), row]);
 }
 
 const shortId = (id) => String(id).replace(/^\d{4}(\d{4})-(\d{4})\d\d-/, "$1-$2-");
 const runName = (row) => `${runs.recipe[row]} ${shortId(runs.id[row])}`;
-const sweepTitle = (id) => (id === null || id === undefined ? null : sweepOf.get(id)?.title ?? String(id));
+const sweepTitle = (id) => (id === null || id === undefined ? null : (sweepOf.get(id)?.title ?? String(id)));
 
 function machineName(fingerprint) {
   if (fingerprint === null || fingerprint === undefined) return "unknown machine";
@@ -87,8 +96,20 @@ function counted(rows, of) {
 // Text that the filter searches, built once per row when first asked for.
 const haystacks = new Array(COUNT);
 function haystack(row) {
-  haystacks[row] ??= [runs.id, runs.recipe, runs.family, runs.status, runs.error, runs.group, runs.fingerprint, runs.folder]
-    .map((column) => column[row] ?? "").concat(sweepTitle(runs.sweep[row]) ?? "").join("\n").toLowerCase();
+  haystacks[row] ??= [
+    runs.id,
+    runs.recipe,
+    runs.family,
+    runs.status,
+    runs.error,
+    runs.group,
+    runs.fingerprint,
+    runs.folder,
+  ]
+    .map((column) => column[row] ?? "")
+    .concat(sweepTitle(runs.sweep[row]) ?? "")
+    .join("\n")
+    .toLowerCase();
   return haystacks[row];
 }
 
@@ -97,11 +118,13 @@ const KIND_TITLES = { quality: "Quality", cost: "Cost", context: "Context", comp
 function metricOptions(list = measuredMetrics) {
   const order = Object.keys(KIND_TITLES);
   const kind = (metric) => (order.includes(metric.kind) ? order.indexOf(metric.kind) : order.length);
-  return [...list].sort((a, b) => kind(a) - kind(b)).map((metric) => ({
-    value: metric.name,
-    label: axisTitle(metric),
-    group: KIND_TITLES[metric.kind] ?? "Other",
-  }));
+  return [...list]
+    .sort((a, b) => kind(a) - kind(b))
+    .map((metric) => ({
+      value: metric.name,
+      label: axisTitle(metric),
+      group: KIND_TITLES[metric.kind] ?? "Other",
+    }));
 }
 
 function axisTitle(metric) {
@@ -120,7 +143,13 @@ const costMetrics = measuredMetrics.filter((metric) => metric.kind !== "quality"
 // Values of one knob in a sensible order: numbers by size, then text, then null.
 function ordered(values) {
   const rank = (value) => (typeof value === "number" ? 0 : value === null ? 2 : 1);
-  return [...values].sort((a, b) =>
-    rank(a) - rank(b) || (typeof a === "number" ? a - b : knobText(a).localeCompare(knobText(b), "en", { numeric: true })));
+  return [...values].sort(
+    (a, b) =>
+      rank(a) - rank(b) ||
+      (typeof a === "number" ? a - b : knobText(a).localeCompare(knobText(b), "en", { numeric: true })),
+  );
 }
-const distinct = (rows, of) => ordered(new Map(rows.map(of).filter((v) => v !== undefined).map((v) => [knobText(v), v])).values());
+function distinct(rows, of) {
+  const given = rows.map(of).filter((value) => value !== undefined);
+  return ordered(new Map(given.map((value) => [knobText(value), value])).values());
+}

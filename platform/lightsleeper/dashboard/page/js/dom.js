@@ -33,7 +33,12 @@ function cut(text, longest) {
 }
 
 // Numbers: four significant digits, decimal units.
-const PREFIXES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]];
+const PREFIXES = [
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+];
 
 function scaled(value, unit) {
   const [factor, prefix] = PREFIXES.find(([size]) => Math.abs(value) >= size) ?? [1, ""];
@@ -68,10 +73,22 @@ function knobText(value) {
 }
 
 function when(iso) {
-  return iso ? String(iso).replace("T", " ").replace(/(:\d\d)(\.\d+)?(\+00:00|Z)$/, "").slice(0, 16) : "-";
+  return iso
+    ? String(iso)
+        .replace("T", " ")
+        .replace(/(:\d\d)(\.\d+)?(\+00:00|Z)$/, "")
+        .slice(0, 16)
+    : "-";
 }
 
-const STATUS_MARK = { finished: "\u2713", running: "\u25b8", failed: "\u2715", died: "\u2020", interrupted: "\u2016", pruned: "\u2298" };
+const STATUS_MARK = {
+  finished: "\u2713",
+  running: "\u25b8",
+  failed: "\u2715",
+  died: "\u2020",
+  interrupted: "\u2016",
+  pruned: "\u2298",
+};
 
 function statusBadge(status) {
   const known = Object.hasOwn(STATUS_MARK, status);
@@ -104,8 +121,29 @@ function button(label, click, props = {}) {
   return h("button", { type: "button", click, ...props }, label);
 }
 
+const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+const optionsOf = (values) => values.map((value) => ({ value, label: value }));
+
+// A table in a box of its own that scrolls, reachable by keyboard.
+function scrolled(name, table, more = "") {
+  return h("div", { class: `scroll ${more}`, tabindex: "0", role: "region", "aria-label": name }, table);
+}
+
+function tableOf(head, body, props = {}) {
+  return h("table", props, h("thead", {}, head), body);
+}
+
+const columnHead = (title, number = false) => h("th", { scope: "col", class: number ? "number" : null }, title);
+const boxHead = () => h("th", {}, h("span", { class: "visually-hidden" }, "Select"));
+
 function empty(title, ...hints) {
-  return h("div", { class: "empty" }, h("p", { class: "empty-title" }, title), ...hints.map((hint) => h("p", {}, hint)));
+  return h(
+    "div",
+    { class: "empty" },
+    h("p", { class: "empty-title" }, title),
+    ...hints.map((hint) => h("p", {}, hint)),
+  );
 }
 
 function announce(text) {

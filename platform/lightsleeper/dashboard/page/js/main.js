@@ -22,19 +22,27 @@ function drawPage() {
 }
 
 function noRuns() {
-  return empty(`No run in ${payload.source || "runs"} yet.`, "Start one with:", h("code", {}, "lightning run recipes/kws_dsp.yaml"));
+  return empty(
+    `No run in ${payload.source || "runs"} yet.`,
+    "Start one with:",
+    h("code", {}, "lightning run recipes/kws_dsp.yaml"),
+  );
 }
 
 // --- header ---
 
 function drawHeader() {
-  byId("facts").textContent = `${COUNT} run${COUNT === 1 ? "" : "s"}, ${when(payload.generated)} UTC`;
+  byId("facts").textContent = `${plural(COUNT, "run")}, ${when(payload.generated)} UTC`;
   const open = byId("skipped-open");
-  const count = (payload.skipped?.length ?? 0) + (payload.more_skipped ?? 0), names = payload.metrics_left_out ?? [];
+  const count = (payload.skipped?.length ?? 0) + (payload.more_skipped ?? 0),
+    names = payload.metrics_left_out ?? [];
   open.hidden = !count && !names.length;
-  open.textContent = count ? `${count} record${count === 1 ? "" : "s"} skipped` : `${names.length} metrics left out`;
+  open.textContent = count ? `${plural(count, "record")} skipped` : `${names.length} metrics left out`;
   open.addEventListener("click", () => {
-    byId("skipped").replaceChildren(...leftOut(names), button("Close", () => byId("skipped").close()));
+    byId("skipped").replaceChildren(
+      ...leftOut(names),
+      button("Close", () => byId("skipped").close()),
+    );
     byId("skipped").showModal();
   });
   const theme = byId("theme");
@@ -42,7 +50,9 @@ function drawHeader() {
   theme.addEventListener("change", () => {
     try {
       localStorage.setItem("lightsleeper-theme", theme.value);
-    } catch { /* a browser may forbid it; the choice then lasts as long as the page */ }
+    } catch {
+      /* a browser may forbid it; the choice then lasts as long as the page */
+    }
     setTheme(theme.value);
     drawPage();
   });
@@ -51,13 +61,21 @@ function drawHeader() {
 }
 
 function leftOut(names) {
-  const rows = (payload.skipped ?? []).map(({ path, reason }) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, cut(String(path), 200))), h("td", {}, cut(String(reason), 300))));
-  const head = h("tr", {}, ["Record", "Reason"].map((title) => h("th", { scope: "col" }, title)));
+  const line = ({ path, reason }) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, h("code", {}, cut(String(path), 200))),
+      h("td", {}, cut(String(reason), 300)),
+    );
+  const rows = (payload.skipped ?? []).map(line);
+  const table = tableOf(h("tr", {}, columnHead("Record"), columnHead("Reason")), h("tbody", {}, rows));
+  const metricsText = `${names.length} metrics, to keep the page small: ${cut(names.join(", "), 2000)}`;
   return [
     h("h2", { id: "skipped-title" }, "Left out of this page"),
-    rows.length ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Skipped records" }, h("table", {}, h("thead", {}, head), h("tbody", {}, rows))) : "",
+    rows.length ? scrolled("Skipped records", table) : "",
     payload.more_skipped ? h("p", { class: "note" }, `and ${payload.more_skipped} more records`) : "",
-    names.length ? h("p", { class: "note" }, `${names.length} metrics, to keep the page small: ${cut(names.join(", "), 2000)}`) : "",
+    names.length ? h("p", { class: "note" }, metricsText) : "",
   ];
 }
 
@@ -79,7 +97,9 @@ function setTheme(theme) {
 function drawTabs() {
   const tabs = byId("tabs");
   if (!tabs.children.length) {
-    tabs.append(...VIEWS.map((view) => button("", () => update({ view: view.id }), { role: "tab", id: `tab-${view.id}`, "aria-controls": "panel" })));
+    const tab = ({ id }) =>
+      button("", () => update({ view: id }), { role: "tab", id: `tab-${id}`, "aria-controls": "panel" });
+    tabs.append(...VIEWS.map(tab));
     tabs.addEventListener("keydown", (event) => {
       const at = VIEWS.findIndex(({ id }) => `tab-${id}` === event.target.id);
       const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: VIEWS.length - 1 }[event.key];
@@ -93,7 +113,8 @@ function drawTabs() {
   const active = VIEWS.some(({ id }) => id === state.view) ? state.view : VIEWS[0].id;
   for (const view of VIEWS) {
     const tab = byId(`tab-${view.id}`);
-    tab.replaceChildren(view.title, ...(view === compareView && selection.length ? [h("span", { class: "count" }, String(selection.length))] : []));
+    tab.replaceChildren(view.title);
+    if (view === compareView && selection.length) tab.append(h("span", { class: "count" }, String(selection.length)));
     tab.setAttribute("aria-selected", String(view.id === active));
     tab.tabIndex = view.id === active ? 0 : -1;
     if (view.id === active) tabs.scrollLeft = Math.max(0, tab.offsetLeft - 40);
@@ -104,33 +125,50 @@ function drawTabs() {
 
 let typing;
 
+function buildFilters(bar) {
+  const typed = (event) => {
+    clearTimeout(typing);
+    typing = setTimeout(() => update({ q: event.target.value, page: "1" }), 200);
+  };
+  const hints = { placeholder: "text, or sparsity=0.8", autocomplete: "off", spellcheck: "false" };
+  const search = h("input", { type: "search", id: "q", input: typed, ...hints });
+  // On a phone the filters fold away: the figure is what was come for.
+  const fold = button(
+    "Filter runs",
+    () => {
+      fold.setAttribute("aria-expanded", String(bar.classList.toggle("open")));
+    },
+    { class: "fold", id: "fold", "aria-expanded": "false" },
+  );
+  const pick = (label, key, options) => {
+    const choose = (value) => update({ [key]: value, page: "1" });
+    const all = [{ value: "", label: "all" }, ...options];
+    return options.length > 1 ? select(label, all, state[key], choose, { id: `filter-${key}` }) : "";
+  };
+  const recipes = counted(ALL_ROWS, (row) => String(runs.recipe[row]));
+  const withCount = (name, count) => `${name}: ${count}`;
+  bar.append(
+    fold,
+    h("label", { class: "field grow" }, h("span", {}, "Filter"), search),
+    pick(
+      "Recipe",
+      "recipe",
+      recipes.map(([value, count]) => ({ value, label: withCount(value, count) })),
+    ),
+    pick(
+      "Sweep",
+      "sweep",
+      sweeps.map(({ id, title, runs: of }) => ({ value: id, label: withCount(title, of.length) })),
+    ),
+    h("div", { class: "chips", role: "group", "aria-label": "Status" }),
+    h("p", { class: "note", id: "shown" }),
+  );
+}
+
 function drawFilters() {
   const bar = byId("filters");
   bar.hidden = COUNT < 2 || state.view === "compare";
-  if (!bar.children.length) {
-    const search = h("input", {
-      type: "search", id: "q", placeholder: "text, or sparsity=0.8", autocomplete: "off", spellcheck: "false",
-      input: (event) => {
-        clearTimeout(typing);
-        typing = setTimeout(() => update({ q: event.target.value, page: "1" }), 200);
-      },
-    });
-    const recipes = counted(ALL_ROWS, (row) => runs.recipe[row]);
-    const pick = (label, key, options) => options.length > 1 && select(label, [{ value: "", label: "all" }, ...options], state[key], (value) => update({ [key]: value, page: "1" }), { id: `filter-${key}` });
-    // On a phone the filters fold away: the figure is what was come for.
-    const fold = button("Filter runs", () => {
-      const open = bar.classList.toggle("open");
-      fold.setAttribute("aria-expanded", String(open));
-    }, { class: "fold", id: "fold", "aria-expanded": "false" });
-    bar.append(...[
-      fold,
-      h("label", { class: "field grow" }, h("span", {}, "Filter"), search),
-      pick("Recipe", "recipe", recipes.map(([name, count]) => ({ value: String(name), label: `${name}: ${count}` }))),
-      pick("Sweep", "sweep", sweeps.map((sweep) => ({ value: String(sweep.id), label: `${sweep.title}: ${sweep.runs.length}` }))),
-      h("div", { class: "chips", role: "group", "aria-label": "Status" }),
-      h("p", { class: "note", id: "shown" }),
-    ].filter(Boolean));
-  }
+  if (!bar.children.length) buildFilters(bar);
   const search = byId("q");
   if (document.activeElement !== search) search.value = state.q;
   for (const key of ["recipe", "sweep"]) if (byId(`filter-${key}`)) byId(`filter-${key}`).value = state[key];
@@ -139,31 +177,60 @@ function drawFilters() {
     if (!on.delete(status)) on.add(status);
     update({ status: [...on].join(" "), page: "1" });
   };
+  const chip = ([status, count]) =>
+    button([statusBadge(status), h("span", { class: "count" }, String(count))], () => flip(status), {
+      id: `status-${status}`,
+      class: "chip",
+      "aria-pressed": String(on.has(status)),
+    });
   const statuses = counted(ALL_ROWS, (row) => String(runs.status[row]));
-  bar.querySelector(".chips").replaceChildren(...(statuses.length > 1 || on.size ? statuses.map(([status, count]) =>
-    button([statusBadge(status), h("span", { class: "count" }, String(count))], () => flip(status), { id: `status-${status}`, "aria-pressed": String(on.has(status)), class: "chip" })) : []));
-  const shown = filtered().length;
-  const active = state.q || state.status || state.recipe || state.sweep;
-  byId("shown").replaceChildren(...(active ? [`${shown} of ${COUNT} `, button("Clear", () => { byId("q").value = ""; update({ q: "", status: "", recipe: "", sweep: "", page: "1" }); }, { class: "quiet", id: "clear" })] : []));
+  bar.querySelector(".chips").replaceChildren(...(statuses.length > 1 || on.size ? statuses.map(chip) : []));
+  const clear = () => {
+    search.value = "";
+    update({ q: "", status: "", recipe: "", sweep: "", page: "1" });
+  };
+  byId("shown").replaceChildren();
+  if (state.q || state.status || state.recipe || state.sweep) {
+    byId("shown").append(`${filtered().length} of ${COUNT} `, button("Clear", clear, { class: "quiet", id: "clear" }));
+  }
 }
 
 // --- tray ---
 
 function drawTray() {
-  const tray = byId("tray");
+  const tray = byId("tray"),
+    full = selection.length === MOST_SELECTED;
   tray.hidden = !selection.length;
-  tray.classList.toggle("full", selection.length === MOST_SELECTED);
+  tray.classList.toggle("full", full);
   document.body.classList.toggle("with-tray", selection.length > 0);
-  tray.replaceChildren(
-    h("ul", {}, selection.map((row, index) => h("li", {},
-      h("span", { class: "number-badge" }, String(index + 1)), glyph(SYMBOLS[index], series(index)),
+  const entry = (row, index) =>
+    h(
+      "li",
+      {},
+      h("span", { class: "number-badge" }, String(index + 1)),
+      glyph(SYMBOLS[index], series(index)),
       h("span", { class: "run", title: runs.id[row] }, cut(runName(row), 44)),
       runs.status[row] === "finished" ? null : statusBadge(runs.status[row]),
-      button("\u00d7", () => toggle(row), { class: "quiet", "aria-label": `remove ${cut(runName(row), 100)}`, id: `remove-${row}` })))),
-    h("div", { class: "tools" },
-      selection.length === MOST_SELECTED ? h("span", { class: "note" }, `${MOST_SELECTED} at most`) : "",
-      state.view === "compare" ? "" : button(selection.length > 1 ? "Compare" : "Details", () => update({ view: "compare" }), { class: "primary", id: "compare" }),
-      button("Clear", () => setSelection([]), { class: "quiet", id: "clear-selection" })));
+      button("\u00d7", () => toggle(row), {
+        class: "quiet",
+        "aria-label": `remove ${cut(runName(row), 100)}`,
+        id: `remove-${row}`,
+      }),
+    );
+  const look = button(selection.length > 1 ? "Compare" : "Details", () => update({ view: "compare" }), {
+    class: "primary",
+    id: "compare",
+  });
+  tray.replaceChildren(
+    h("ul", {}, selection.map(entry)),
+    h(
+      "div",
+      { class: "tools" },
+      full ? h("span", { class: "note" }, `${MOST_SELECTED} at most`) : "",
+      state.view === "compare" ? "" : look,
+      button("Clear", () => setSelection([]), { class: "quiet", id: "clear-selection" }),
+    ),
+  );
 }
 
 // --- start ---
@@ -180,13 +247,27 @@ addEventListener("resize", () => {
     }
   }, 100);
 });
-addEventListener("hashchange", () => { readFragment(); drawPage(); });
-addEventListener("popstate", () => { readFragment(); drawPage(); });
-addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
+addEventListener("hashchange", () => {
+  readFragment();
+  drawPage();
+});
+addEventListener("popstate", () => {
+  readFragment();
+  drawPage();
+});
+addEventListener("keydown", (event) => {
+  if (event.key === "Escape") hideTip();
+});
 addEventListener("scroll", hideTip, { passive: true });
 // Charts take their colours from the style sheet when they are drawn, and paper is light.
-addEventListener("beforeprint", () => { document.documentElement.dataset.print = ""; drawPage(); });
-addEventListener("afterprint", () => { delete document.documentElement.dataset.print; drawPage(); });
+addEventListener("beforeprint", () => {
+  document.documentElement.dataset.print = "";
+  drawPage();
+});
+addEventListener("afterprint", () => {
+  delete document.documentElement.dataset.print;
+  drawPage();
+});
 
 readFragment();
 drawHeader();

@@ -2,19 +2,29 @@
 
 const PAGE = 100;
 
+const field = (title, of, cell = (row) => cut(String(of(row) ?? "-"), 60)) => ({ title, value: of, cell });
+
 const FIELDS = {
-  status: ["Status", (row) => statusBadge(runs.status[row]), (row) => runs.status[row]],
-  started: ["Started", (row) => when(runs.started[row]), (row) => runs.started[row]],
-  seed: ["Seed", (row) => String(runs.seed[row] ?? "-"), (row) => runs.seed[row]],
-  family: ["Family", (row) => cut(String(runs.family[row] ?? "-"), 40), (row) => runs.family[row]],
-  sweep: ["Sweep", (row) => cut(sweepTitle(runs.sweep[row]) ?? "-", 40), (row) => sweepTitle(runs.sweep[row])],
-  trial: ["Trial", (row) => String(runs.trial[row] ?? "-"), (row) => runs.trial[row]],
-  group: ["Group", (row) => cut(String(runs.group[row] ?? "-"), 20), (row) => runs.group[row]],
-  parent: ["Parent", (row) => cut(String(runs.parent[row] ?? "-"), 40), (row) => runs.parent[row]],
-  timed: ["Timed", (row) => cut(String(runs.timed[row] ?? "-"), 40), (row) => runs.timed[row]],
-  fingerprint: ["Machine", (row) => (runs.fingerprint[row] === null ? "-" : cut(String(runs.fingerprint[row]), 20)), (row) => runs.fingerprint[row]],
-  error: ["Error", (row) => cut(String(runs.error[row] ?? "-"), 80), (row) => runs.error[row]],
-  folder: ["Folder", (row) => cut(String(runs.folder[row] ?? "-"), 80), (row) => runs.folder[row]],
+  status: field(
+    "Status",
+    (row) => runs.status[row],
+    (row) => statusBadge(runs.status[row]),
+  ),
+  started: field(
+    "Started",
+    (row) => runs.started[row],
+    (row) => when(runs.started[row]),
+  ),
+  seed: field("Seed", (row) => runs.seed[row]),
+  family: field("Family", (row) => runs.family[row]),
+  sweep: field("Sweep", (row) => sweepTitle(runs.sweep[row])),
+  trial: field("Trial", (row) => runs.trial[row]),
+  group: field("Group", (row) => runs.group[row]),
+  parent: field("Parent", (row) => runs.parent[row]),
+  timed: field("Timed", (row) => runs.timed[row]),
+  fingerprint: field("Machine", (row) => (runs.fingerprint[row] === null ? null : machineName(runs.fingerprint[row]))),
+  error: field("Error", (row) => runs.error[row]),
+  folder: field("Folder", (row) => runs.folder[row]),
 };
 
 const runsView = {
@@ -26,17 +36,28 @@ const runsView = {
     const pages = Math.max(1, Math.ceil(sorted.length / PAGE));
     const page = Math.min(Math.max(1, Number.parseInt(state.page, 10) || 1), pages);
     const rows = sorted.slice((page - 1) * PAGE, page * PAGE);
-    const bar = h("div", { class: "controls" },
+    const save = () => download("runs.csv", "text/csv", csv(runsCsv(sorted, columns)));
+    const bar = h(
+      "div",
+      { class: "controls" },
       columnChooser(columns),
-      button("CSV", () => download("runs.csv", "text/csv", csv(runsCsv(sorted, columns))), { title: "Save all rows of this table", class: "quiet" }),
-      pages > 1 ? pager(page, pages, sorted.length) : h("p", { class: "note" }, `${sorted.length} run${sorted.length === 1 ? "" : "s"}`));
+      button("CSV", save, { title: "Save all rows of this table", class: "quiet" }),
+      pages > 1 ? pager(page, pages, sorted.length, "above") : h("p", { class: "note" }, plural(sorted.length, "run")),
+    );
     if (!sorted.length) return [bar, empty("No run passes the filters.", "Take a filter away.")];
-    const head = h("tr", {}, h("th", {}, h("span", { class: "visually-hidden" }, "Select")), headCell({ key: "run", title: "Run" }), columns.map(headCell));
-    const body = h("tbody", { keydown: moveInTable }, rows.map((row) => h("tr", { class: selection.includes(row) ? "selected" : null },
-      h("td", {}, selectBox(row, "run")), h("th", { scope: "row" }, runLabel(row, "run")),
-      columns.map((column) => h("td", { class: column.number ? "number" : null }, column.cell(row))))));
-    const table = h("table", { class: "runs", "aria-rowcount": String(sorted.length + 1) }, h("thead", {}, head), body);
-    return [bar, h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Runs" }, table), pages > 1 ? h("div", { class: "controls" }, pager(page, pages, sorted.length, "below")) : null];
+    const head = h("tr", {}, boxHead(), headCell({ key: "run", title: "Run" }), columns.map(headCell));
+    const line = (row) =>
+      h(
+        "tr",
+        { class: selection.includes(row) ? "selected" : null },
+        h("td", {}, selectBox(row, "run")),
+        h("th", { scope: "row" }, runLabel(row, "run")),
+        columns.map(({ cell, number }) => h("td", { class: number ? "number" : null }, cell(row))),
+      );
+    const body = h("tbody", { keydown: moveInTable }, rows.map(line));
+    const table = tableOf(head, body, { class: "runs", "aria-rowcount": String(sorted.length + 1) });
+    const below = pages > 1 ? h("div", { class: "controls" }, pager(page, pages, sorted.length, "below")) : null;
+    return [bar, scrolled("Runs", table, "tall"), below];
   },
 };
 
@@ -47,64 +68,95 @@ function tableColumns() {
 }
 
 function column(key) {
-  if (Object.hasOwn(FIELDS, key)) {
-    const [title, cell, value] = FIELDS[key];
-    return { key, title, cell, value };
-  }
-  if (knobs.has(key)) {
-    const knob = knobs.get(key);
-    return { key, title: knob.title, cell: (row) => cut(knobText(knob.at(row)), 40), value: knob.at, number: true };
-  }
-  const metric = metrics.get(key);
+  if (Object.hasOwn(FIELDS, key)) return { key, ...FIELDS[key] };
+  const knob = knobs.get(key),
+    metric = metrics.get(key);
+  if (knob) return { key, ...field(knob.title, knob.at, (row) => cut(knobText(knob.at(row)), 40)), number: true };
   if (!metric) return null;
-  const cell = (row) => h("span", { title: showInterval(metric, row) || null }, show(metric, metric.value[row]));
-  return { key, title: axisTitle(metric), cell, value: (row) => metric.value[row], number: true };
+  const of = (row) => metric.value[row];
+  const cell = (row) => h("span", { title: showInterval(metric, row) || null }, show(metric, of(row)));
+  return { key, ...field(axisTitle(metric), of, cell), number: true };
 }
 
 // The spec's, but for what none of the filtered runs has.
 function defaultColumns() {
-  const rows = filtered();
-  const given = specOf("runs").defaults.columns ?? ["status", "started", "seed", ...measuredMetrics.slice(0, 6).map(({ name }) => name)];
-  const has = ({ key, value }) => Object.hasOwn(FIELDS, key) || rows.some((row) => value(row) !== null && value(row) !== undefined);
-  return given.filter((key) => { const found = column(key); return found && has(found); });
+  const rows = filtered(),
+    few = measuredMetrics.slice(0, 6).map(({ name }) => name);
+  const given = specOf("runs").defaults.columns ?? ["status", "started", "seed", ...few];
+  const has = (found) =>
+    found && (Object.hasOwn(FIELDS, found.key) || rows.some((row) => (found.value(row) ?? null) !== null));
+  return given.filter((key) => has(column(key)));
 }
 
+// Rows without a value come last, whichever way.
 function sortRows(rows, columns) {
-  const value = state.sort === "run" ? (row) => `${runs.recipe[row]} ${runs.id[row]}` : (columns.find(({ key }) => key === state.sort) ?? column(state.sort) ?? column("started")).value;
+  const name = (row) => `${runs.recipe[row]} ${runs.id[row]}`;
+  const by = columns.find(({ key }) => key === state.sort) ?? column(state.sort) ?? column("started");
+  const value = state.sort === "run" ? name : by.value;
   const sign = state.order === "up" ? 1 : -1;
-  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a) < String(b) ? -1 : String(a) > String(b) ? 1 : 0);
-  const missing = (v) => v === null || v === undefined;
-  return rows.map((row) => [row, value(row)])
-    .sort(([rowA, a], [rowB, b]) => (missing(a) || missing(b) ? missing(a) - missing(b) : sign * compare(a, b)) || rowA - rowB)
+  const numbers = (a, b) => typeof a === "number" && typeof b === "number";
+  const compare = (a, b) => (numbers(a, b) ? a - b : Number(String(a) > String(b)) - Number(String(a) < String(b)));
+  const missing = (given) => given === null || given === undefined;
+  return rows
+    .map((row) => [row, value(row)])
+    .sort(
+      ([rowA, a], [rowB, b]) =>
+        (missing(a) || missing(b) ? missing(a) - missing(b) : sign * compare(a, b)) || rowA - rowB,
+    )
     .map(([row]) => row);
 }
 
 function headCell({ key, title, number }) {
-  const active = state.sort === key;
-  const sort = () => update({ sort: key, order: active && state.order === "down" ? "up" : active ? "down" : metrics.get(key)?.better === "lower" || key === "run" ? "up" : "down", page: "1" });
-  const arrow = h("span", { class: "arrow", "aria-hidden": "true" }, active ? (state.order === "up" ? "\u25b4" : "\u25be") : "");
-  return h("th", { scope: "col", class: number ? "number" : null, "aria-sort": active ? (state.order === "up" ? "ascending" : "descending") : null },
-    button([cut(title, 60), arrow], sort, { id: `sort-${key}`, title: `sort by ${cut(title, 200)}` }));
+  const active = state.sort === key,
+    up = state.order === "up";
+  const first = metrics.get(key)?.better === "lower" || key === "run" ? "up" : "down"; // the best on top
+  const sort = () => update({ sort: key, order: active ? (up ? "down" : "up") : first, page: "1" });
+  const arrow = h("span", { class: "arrow", "aria-hidden": "true" }, active ? (up ? "\u25b4" : "\u25be") : "");
+  const sorted = active ? { "aria-sort": up ? "ascending" : "descending" } : {};
+  return h(
+    "th",
+    { scope: "col", class: number ? "number" : null, ...sorted },
+    button([cut(title, 60), arrow], sort, { id: `sort-${key}`, title: `sort by ${cut(title, 200)}` }),
+  );
 }
 
-function pager(page, pages, count, where = "above") {
+function pager(page, pages, count, where) {
   const go = (to) => update({ page: String(to) });
-  return h("div", { class: "pager" },
+  return h(
+    "div",
+    { class: "pager" },
     button("Previous", () => go(page - 1), { disabled: page === 1, id: `previous-${where}` }),
     h("span", {}, `${(page - 1) * PAGE + 1} to ${Math.min(page * PAGE, count)} of ${count}`),
-    button("Next", () => go(page + 1), { disabled: page === pages, id: `next-${where}` }));
+    button("Next", () => go(page + 1), { disabled: page === pages, id: `next-${where}` }),
+  );
 }
 
 function columnChooser(columns) {
   const shown = columns.map(({ key }) => key);
-  const flip = (key) => update({ cols: (shown.includes(key) ? shown.filter((other) => other !== key) : [...shown, key]).join(" ") || "status" });
-  const group = (title, keys) => keys.length && h("fieldset", {}, h("legend", {}, title), keys.map((key) => checkbox(cut(column(key).title, 60), shown.includes(key), () => flip(key), { id: `column-${key}` })));
-  const details = h("details", { class: "menu", id: "columns", open: chooserOpen, toggle: (event) => { chooserOpen = event.target.open; } },
+  const without = (key) => shown.filter((other) => other !== key);
+  const flip = (key) => update({ cols: (shown.includes(key) ? without(key) : [...shown, key]).join(" ") || "status" });
+  const box = (key) =>
+    checkbox(cut(column(key).title, 60), shown.includes(key), () => flip(key), { id: `column-${key}` });
+  const group = (title, keys) => keys.length > 0 && h("fieldset", {}, h("legend", {}, title), keys.map(box));
+  const remember = (event) => {
+    chooserOpen = event.target.open;
+  };
+  return h(
+    "details",
+    { class: "menu", id: "columns", open: chooserOpen, toggle: remember },
     h("summary", {}, `Columns: ${shown.length}`),
-    h("div", { class: "menu-body" },
+    h(
+      "div",
+      { class: "menu-body" },
       state.cols ? button("As at first", () => update({ cols: "" }), { class: "quiet" }) : null,
-      group("Run", Object.keys(FIELDS)), group("Metrics", measuredMetrics.map(({ name }) => name)), group("Settings", [...knobs.keys()])));
-  return details;
+      group("Run", Object.keys(FIELDS)),
+      group(
+        "Metrics",
+        measuredMetrics.map(({ name }) => name),
+      ),
+      group("Settings", [...knobs.keys()]),
+    ),
+  );
 }
 let chooserOpen = false;
 
@@ -119,5 +171,9 @@ function moveInTable(event) {
 }
 
 function runsCsv(rows, columns) {
-  return { columns: ["run", "recipe", ...columns.map(({ key }) => key)], rows: rows.map((row) => [runs.id[row], runs.recipe[row], ...columns.map(({ value }) => { const v = value(row); return typeof v === "object" && v !== null ? JSON.stringify(v) : v; })]) };
+  const plain = (value) => (typeof value === "object" && value !== null ? JSON.stringify(value) : value);
+  return {
+    columns: ["run", "recipe", ...columns.map(({ key }) => key)],
+    rows: rows.map((row) => [runs.id[row], runs.recipe[row], ...columns.map(({ value }) => plain(value(row)))]),
+  };
 }

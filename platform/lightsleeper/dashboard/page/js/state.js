@@ -13,14 +13,38 @@ function defaults() {
   const spec = specOf("tradeoff").defaults;
   const first = measuredMetrics[0]?.name ?? "";
   return {
-    view: "tradeoff", q: "", status: "", recipe: "", sweep: "", machine: spec.machine === null ? "mix" : spec.machine ?? "", sel: "",
+    view: "tradeoff",
+    q: "",
+    status: "",
+    recipe: "",
+    sweep: "",
+    machine: spec.machine === null ? "mix" : (spec.machine ?? ""),
+    sel: "",
     x: measured(spec.x) ?? measured("latency.p50_ms") ?? mostKnown(costMetrics) ?? first,
     y: measured(spec.y) ?? mostKnown(qualityMetrics) ?? first,
-    xlog: "", ylog: "", xbetter: "", ybetter: "", colour: spec.colour ?? "recipe", front: "all", hide: "",
-    source: "", metric: "", by: "", split: "", across: "", down: "", hold: "",
-    set: "", curve: specOf("detection").defaults.scale ?? "det",
-    train: "", trainlog: "",
-    sort: specOf("runs").defaults.sort ?? "started", order: "down", page: "1", cols: "", all: "",
+    xlog: "",
+    ylog: "",
+    xbetter: "",
+    ybetter: "",
+    colour: spec.colour ?? "recipe",
+    front: "all",
+    hide: "",
+    source: "",
+    metric: "",
+    by: "",
+    split: "",
+    across: "",
+    down: "",
+    hold: "",
+    set: "",
+    curve: specOf("detection").defaults.scale ?? "det",
+    train: "",
+    trainlog: "",
+    sort: specOf("runs").defaults.sort ?? "started",
+    order: "down",
+    page: "1",
+    cols: "",
+    all: "",
   };
 }
 
@@ -36,8 +60,11 @@ function readFragment() {
   const given = new URLSearchParams(location.hash.replace(/^#/, ""));
   state = { ...DEFAULTS };
   for (const [key, value] of given) if (Object.hasOwn(DEFAULTS, key)) state[key] = value;
-  selection = [...new Set(state.sel.split(" ").filter(Boolean).map((id) => rowOf.get(id)).filter((row) => row !== undefined))];
-  selection = selection.slice(0, MOST_SELECTED);
+  const rows = state.sel
+    .split(" ")
+    .map((id) => rowOf.get(id))
+    .filter((row) => row !== undefined);
+  selection = [...new Set(rows)].slice(0, MOST_SELECTED);
 }
 
 function fragment(of = state) {
@@ -76,11 +103,13 @@ function toggle(row) {
 function filtered() {
   const statuses = new Set(state.status.split(" ").filter(Boolean));
   const terms = state.q.toLowerCase().split(/\s+/).filter(Boolean).map(matcher);
-  return ALL_ROWS.filter((row) =>
-    (!statuses.size || statuses.has(runs.status[row])) &&
-    (!state.recipe || runs.recipe[row] === state.recipe) &&
-    (!state.sweep || runs.sweep[row] === state.sweep) &&
-    terms.every((matches) => matches(row)));
+  return ALL_ROWS.filter(
+    (row) =>
+      (!statuses.size || statuses.has(runs.status[row])) &&
+      (!state.recipe || runs.recipe[row] === state.recipe) &&
+      (!state.sweep || runs.sweep[row] === state.sweep) &&
+      terms.every((matches) => matches(row)),
+  );
 }
 
 // `text` is looked for in names, status, machine and error; `sparsity=0.8` in the knobs whose name ends so.
@@ -90,11 +119,14 @@ function matcher(term) {
   if (!named.length) return (row) => haystack(row).includes(term);
   const compare = {
     "=": (given) => knobText(given).toLowerCase() === value,
-    "<": (given) => given < Number(value), "<=": (given) => given <= Number(value),
-    ">": (given) => given > Number(value), ">=": (given) => given >= Number(value),
+    "<": (given) => given < Number(value),
+    "<=": (given) => given <= Number(value),
+    ">": (given) => given > Number(value),
+    ">=": (given) => given >= Number(value),
   }[sign];
-  return (row) => named.some((knob) => {
-    const given = knob.at(row);
-    return given !== undefined && (sign === "=" || typeof given === "number") && compare(given);
-  });
+  return (row) =>
+    named.some((knob) => {
+      const given = knob.at(row);
+      return given !== undefined && (sign === "=" || typeof given === "number") && compare(given);
+    });
 }

@@ -5,30 +5,67 @@ const trainingView = {
   title: titleOf("training", "Training"),
   draw() {
     const names = [...new Set(Object.values(training).flatMap(Object.keys))].sort();
-    const left = payload.training_left_out ? `Training curves of ${payload.training_left_out} older runs are left out of this page.` : "";
-    if (!names.length) return [empty("No training curves in this page.", left || "A run records them when its fit ends; older runs have them in their metrics.csv only.")];
+    const older = payload.training_left_out;
+    const left = older ? `Training curves of ${older} older runs are left out of this page.` : "";
+    if (!names.length) {
+      const hint = "A run records them when its fit ends; older runs have them in their metrics.csv only.";
+      return [empty("No training curves in this page.", left || hint)];
+    }
     const name = names.includes(state.train) ? state.train : favouriteCurve(names);
     const { rows, note } = chosenRows((row) => training[row]?.[name] !== undefined, `curve of ${name}`);
     const log = state.trainlog === "1";
-    const controls = h("div", { class: "controls" },
-      select("Curve", names.map((value) => ({ value, label: value, group: value.split("/")[0] })), name, (value) => update({ train: value }), { id: "train" }),
-      checkbox("log", log, (on) => update({ trainlog: on ? "1" : "" }), { id: "trainlog", "aria-label": "logarithmic axis up" }));
-    if (!rows.length) return [controls, noteLine([left]), empty(`No run shown has a curve of ${name}.`, "Choose another curve, or take a filter away.")];
+    const options = names.map((value) => ({ value, label: value, group: value.split("/")[0] }));
+    const flip = (on) => update({ trainlog: on ? "1" : "" });
+    const controls = h(
+      "div",
+      { class: "controls" },
+      select("Curve", options, name, (value) => update({ train: value }), { id: "train" }),
+      checkbox("log", log, flip, { id: "trainlog", "aria-label": "logarithmic axis up" }),
+    );
+    if (!rows.length) {
+      const title = `No run shown has a curve of ${name}.`;
+      return [controls, noteLine([left]), empty(title, "Choose another curve, or take a filter away.")];
+    }
     const drawn = rows.map((row, index) => ({ row, ...lineStyle(row, index), ...training[row][name] }));
-    const few = drawn.every(({ step }) => step.length < 60);
-    return [controls, noteLine([note, left]), figure("training", {
-      caption: `${name} while training`,
-      detail: `${rows.length} run${rows.length > 1 ? "s" : ""}`,
-      traces: drawn.map(({ row, colour, dash, symbol, step, value }) => ({
-        type: "scatter", mode: few ? "lines+markers" : "lines", hoverinfo: "none", name: plotText(runName(row)),
-        x: step, y: value, customdata: step.map((_, i) => [row, i]), line: { color: colour, dash, width: 1.8 }, marker: { symbol, size: 6, color: colour }, cliponaxis: false,
-      })),
-      layout: { xaxis: { title: { text: "Step (optimizer updates)", standoff: 10 }, rangemode: "tozero" }, yaxis: { title: { text: plotText(name), standoff: 10 }, type: log ? "log" : "linear" } },
-      aside: lineLegend(rows),
-      zoom: [name, log].join(),
-      tip: ({ customdata: [row, i] }) => tipCard(runName(row), [["step", String(training[row][name].step[i])], [name, h("strong", {}, digits(training[row][name].value[i], 5))], ["status", statusBadge(runs.status[row])]]),
-      table: { columns: ["run", "recipe", "step", name], rows: drawn.flatMap(({ row, step, value }) => step.map((at, i) => [runs.id[row], runs.recipe[row], at, value[i]])) },
-    })];
+    const mode = drawn.every(({ step }) => step.length < 60) ? "lines+markers" : "lines";
+    return [
+      controls,
+      noteLine([note, left]),
+      figure("training", {
+        caption: `${name} while training`,
+        detail: plural(rows.length, "run"),
+        traces: drawn.map(({ row, colour, dash, symbol, step, value }) =>
+          scatter({
+            mode,
+            name: plotText(runName(row)),
+            x: step,
+            y: value,
+            customdata: step.map((_, i) => [row, i]),
+            cliponaxis: false,
+            line: { color: colour, dash, width: 1.8 },
+            marker: { symbol, size: 6, color: colour },
+          }),
+        ),
+        layout: {
+          xaxis: { ...titled("Step (optimizer updates)"), rangemode: "tozero" },
+          yaxis: { ...titled(name), type: log ? "log" : "linear" },
+        },
+        aside: lineLegend(rows),
+        zoom: [name, log].join(),
+        tip: ({ customdata: [row, i] }) =>
+          tipCard(runName(row), [
+            ["step", String(training[row][name].step[i])],
+            [name, h("strong", {}, digits(training[row][name].value[i], 5))],
+            ["status", statusBadge(runs.status[row])],
+          ]),
+        table: {
+          columns: ["run", "recipe", "step", name],
+          rows: drawn.flatMap(({ row, step, value }) =>
+            step.map((at, i) => [runs.id[row], runs.recipe[row], at, value[i]]),
+          ),
+        },
+      }),
+    ];
   },
 };
 
