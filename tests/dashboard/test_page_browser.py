@@ -186,6 +186,13 @@ def test_the_front_is_the_one_of_the_figures(page, many):
     assert boxes == [f"front-{row}" for row in front]
 
 
+def test_equal_runs_share_the_front(opened):
+    content = bare(4)
+    content["metrics"] = {Y: quality([0.8, 0.8, 0.8, 0.9]), "artifact.bytes": latency([1, 1, 2, 2], machine=False)}
+    page = opened(content, link(x="artifact.bytes", y=Y))
+    assert sorted(page.plot("tradeoff", "plot.data.find(t => t.name === 'front').customdata")) == [0, 1, 3]
+
+
 def test_intervals_are_drawn_on_the_front(page, many):
     page.go(link(x="artifact.gzip_bytes", y=Y))
     front = page.plot("tradeoff", "plot.data.find(t => t.name === 'front')")

@@ -49,13 +49,19 @@ function tipCard(title, pairs, foot = null) {
 
 // Everything worth knowing about a run at a glance: the axes first.
 function runTip(row, shown) {
-  const measured = shown.map((metric) => [
-    metric.label,
-    h("strong", {}, show(metric, metric.value[row])),
-    " ",
-    showInterval(metric, row),
-    metric.n?.[row] ? ` n=${metric.n[row]}` : "",
-  ]);
+  const measured = shown.map((metric) => {
+    const interval = showInterval(metric, row);
+    const n = metric.n?.[row] ? `n=${metric.n[row]}` : "";
+    const how = interval && metric.interval ? cut(String(metric.interval), 60) : "";
+    const small = [n, how].filter(Boolean).join(", ");
+    return [
+      metric.label,
+      h("strong", {}, show(metric, metric.value[row])),
+      " ",
+      interval,
+      small && h("small", {}, small),
+    ];
+  });
   const machine = [cut(machineName(runs.fingerprint[row]), 60), runs.timed[row]].filter(Boolean).join("; ");
   const swept = new Set(sweepOf.get(runs.sweep[row])?.parameters);
   const telling = (knob) => (swept.size ? swept.has(knob.name) : /^(model|callbacks)\./.test(knob.name));
