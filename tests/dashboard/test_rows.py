@@ -69,12 +69,25 @@ def test_the_conditions_of_the_headline_latency_are_told():
     assert row(record(artifacts=[]))["timed"] is None
 
 
-def test_a_run_is_judged_by_the_twin_of_what_chose_its_weights():
-    content = record()
-    assert row(content)["headline"][0] == "test/auc_hard"
-    content["config"]["run"]["monitor"] = "val/loss"
-    content["sweep"] = {}
-    assert row(content)["headline"][0] == "test/auc_easy"
+@pytest.mark.parametrize(
+    ("swept", "monitor", "first"),
+    [
+        ("val/eer_easy", "val/auc_hard", "test/eer_easy"),
+        (None, "val/auc_hard", "test/auc_hard"),
+        (None, "val/loss", "test/auc_easy"),  # the family's own first headline: a loss tells a reader less
+        ("val/unknown", None, "test/auc_easy"),
+    ],
+)
+def test_a_run_is_judged_by_the_twin_of_what_chose_it(swept: str | None, monitor: str | None, first: str):
+    content = record(sweep={"metric": swept} if swept else {}, config={"run": {"monitor": monitor}})
+    content["metrics"]["test/loss"] = {"value": 0.5}
+    assert row(content)["primary"] == first
+
+
+def test_without_a_headline_a_run_is_judged_by_its_monitor():
+    content = record(sweep={}, config={"run": {"monitor": "val/loss"}}, headline=[])
+    content["metrics"]["test/loss"] = {"value": 0.5}
+    assert row(content)["primary"] == "test/loss"
 
 
 # --- curves ---

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lightsleeper import __version__
 from lightsleeper.dashboard.curves import curves, training
 from lightsleeper.dashboard.safe import NAME, TEXT, cut, items, mapping, number, section, text, url, whole
 from lightsleeper.tracking.record import SCHEMA
@@ -73,7 +74,7 @@ TABLE = pa.schema(
         ("curves", pa.list_(_CURVE)),
         ("training", pa.list_(_SERIES)),
     ],
-    metadata={"lightsleeper.index": "1"},
+    metadata={"lightsleeper.index": f"1 {__version__}"},  # an index of another one is built anew
 )
 
 
@@ -161,11 +162,17 @@ def row(content: Any) -> dict[str, Any]:
 
 
 def _headline(content: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
-    """Test metrics shown first: the twin of what picks the checkpoint or what the sweep compares, then the family's."""
+    """Test metrics shown first: the twin of what the sweep compares or the checkpoint was picked by, then the family's.
+
+    A monitor that is no headline (a loss, mostly) comes last.
+    """
     metrics = section(content, "metrics")
-    chosen = (run.get("monitor"), section(content, "sweep").get("metric"))
-    twins = [name.replace("val/", "test/", 1) for name in chosen if isinstance(name, str)]
-    names = [*twins, *(name for name in items(content.get("headline")) if isinstance(name, str))]
+    given = [name for name in items(content.get("headline")) if isinstance(name, str)]
+    twins = [
+        name.replace("val/", "test/", 1) if isinstance(name, str) else ""
+        for name in (section(content, "sweep").get("metric"), run.get("monitor"))
+    ]
+    names = [twins[0], *(twins[1:] if twins[1] in given else []), *given, twins[1]]
     return [cut(name, NAME) for name in dict.fromkeys(names) if name in metrics][:ENTRIES]
 
 
