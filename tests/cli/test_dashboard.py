@@ -97,6 +97,8 @@ def test_a_sweep_is_chosen_by_name_or_id(runs: Path):
         (["--format", "pdf"], "invalid choice: 'pdf'"),
         (["--format", "png", "--watch"], "--format and --watch do not go together"),
         (["--serve", "--wandb"], "--serve and --wandb do not go together"),
+        (["--serve", "0", "--out", "a.html"], "--serve and --out do not go together"),
+        (["--format", "csv", "--open"], "--format and --open do not go together"),
         (["--serve", "many"], "invalid int value"),
         (["--serve", "70000"], "0 to 65535"),
         (["--out", "runs"], "runs cannot be written: Is a directory"),

@@ -36,13 +36,9 @@ def main(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from lightsleeper.dashboard import make
-    from lightsleeper.errors import UserError
     from lightsleeper.tracking.runs import runs_root
 
-    ways = [f"--{name}" for name in ("format", "serve", "wandb") if getattr(args, name) not in (None, False)]
-    ways += ["--watch"] if args.watch and ways and "--serve" not in ways else []
-    if len(ways) > 1:
-        raise UserError(f"{' and '.join(ways)} do not go together.")
+    _refuse_together(args)
     root = runs_root(args.runs_dir)
     source = make.Source(root, args.recipe, args.sweep, args.project, args.x, args.y, args.machine)
     if args.serve is not None:
@@ -66,6 +62,21 @@ def main(args: argparse.Namespace) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             make.watch(source, lambda payload: make.write_page(payload, path), print)
     return 0
+
+
+def _refuse_together(args: argparse.Namespace) -> None:
+    """One thing at a time; and no option that would be passed over in silence."""
+    from lightsleeper.errors import UserError
+
+    given = [f"--{name}" for name, value in vars(args).items() if not (value is None or value is False or value == [])]
+    for way, others in {
+        "--format": ("--serve", "--wandb", "--watch", "--open"),
+        "--serve": ("--wandb", "--watch", "--out"),
+        "--wandb": ("--watch", "--open", "--out"),
+    }.items():
+        wrong = next((other for other in others if way in given and other in given), None)
+        if wrong:
+            raise UserError(f"{way} and {wrong} do not go together.")
 
 
 def _serve(args: argparse.Namespace, source: Any) -> int:
