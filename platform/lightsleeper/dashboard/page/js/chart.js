@@ -40,7 +40,7 @@ function figure(
 function fit(plot) {
   if ("print" in document.documentElement.dataset) return; // the style sheet has the size of paper
   const room = innerHeight - plot.getBoundingClientRect().top - scrollY - (selection.length ? 110 : 50);
-  plot.style.height = narrow() ? "" : `${Math.min(820, Math.max(380, room))}px`;
+  plot.style.height = narrow() ? "" : `${Math.min(820, Math.max(340, room))}px`;
 }
 const sizeOf = (plot) => ({ width: plot.clientWidth, height: plot.clientHeight });
 
@@ -79,6 +79,7 @@ function baseLayout(zoom) {
     margin: { l: 66, r: 16, t: 14, b: 52 },
     showlegend: false,
     hovermode: "closest",
+    separators: ". ",
     uirevision: zoom,
     // Where a finger scrolls the page, it must not draw a zoom box.
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",

@@ -42,11 +42,9 @@ function heatFigure(source, rows, metric, parameters) {
         x: columns.map((_, i) => i),
         y: lines.map((_, i) => i),
         z: grid((cell) => cell?.mean ?? null),
-        text: grid((cell) => (cell ? text(cell) : "")),
-        texttemplate: crowded ? "" : "%{text}",
-        textfont: { size: narrow() ? 10 : 12 },
         colorbar: colourbar(axisTitle(metric), unitTicks(metric)),
       },
+      ...(crowded ? [] : [cellTexts(columns, lines, at, metric, text)]),
     ],
     layout: { xaxis: ticks(columns, across.name), yaxis: ticks(lines, down.name) },
     zoom: [source.value, across.name, down.name].join(),
@@ -65,4 +63,24 @@ function heatFigure(source, rows, metric, parameters) {
       ),
     },
   });
+}
+
+// Black or white, whichever is read better: cividis passes the middle grey just below its half.
+function cellTexts(columns, lines, at, metric, text) {
+  const cells = lines.flatMap((line, y) => columns.map((column, x) => ({ x, y, cell: at(line, column) })));
+  const known = cells.filter(({ cell }) => cell);
+  const means = known.map(({ cell }) => cell.mean);
+  const low = extreme(means, Math.min),
+    high = extreme(means, Math.max);
+  const bright = (mean) => (metric.better === "lower" ? high - mean : mean - low) > 0.47 * (high - low);
+  return {
+    type: "scatter",
+    mode: "text",
+    hoverinfo: "skip",
+    name: "means",
+    x: known.map(({ x }) => x),
+    y: known.map(({ y }) => y),
+    text: known.map(({ cell }) => text(cell)),
+    textfont: { size: narrow() ? 10 : 12, color: means.map((mean) => (bright(mean) ? "#000" : "#fff")) },
+  };
 }
