@@ -97,7 +97,8 @@ class Page:
         return str(self.page.inner_text(selector))
 
     def cells(self, selector: str = "table.runs") -> list[list[str]]:
-        """Texts of a table's body."""
+        """Texts of a table's body, once it is there."""
+        self.page.wait_for_selector(selector, state="attached")
         rows_of = (
             "table => [...table.tBodies].flatMap(b => [...b.rows]).map(r => [...r.cells].map(c => c.innerText.trim()))"
         )
