@@ -22,22 +22,54 @@ function dense(column, rows, otherwise = null) {
   return full;
 }
 
-const metrics = new Map();
-for (const [name, metric] of Object.entries(payload.metrics ?? {})) {
-  const value = dense(metric.value, metric.rows) ?? new Array(COUNT).fill(null);
-  metrics.set(name, {
-    ...metric,
-    name,
-    value,
-    low: dense(metric.low, metric.rows),
-    high: dense(metric.high, metric.rows),
-    n: dense(metric.n, metric.rows),
-    label: metric.label || name,
-    unit: metric.unit || "",
-    scale: metric.unit === "B" || name.startsWith("size."), // shown with k, M, G
-    known: value.reduce((count, given) => count + (given !== null), 0),
-  });
+// A column is spread over all rows when something first asks for it: most metrics are never looked at.
+class Metric {
+  #given;
+  #columns = {};
+
+  constructor(name, given) {
+    this.#given = given;
+    this.name = name;
+    this.label = given.label || name;
+    this.unit = given.unit || "";
+    this.kind = given.kind;
+    this.better = given.better;
+    this.machine = given.machine;
+    this.log = given.log;
+    this.interval = given.interval;
+    this.scale = this.unit === "B" || name.startsWith("size."); // shown with k, M, G
+    this.known = given.value.reduce((count, value) => count + (value !== null), 0);
+  }
+
+  #column(name) {
+    return (this.#columns[name] ??= dense(this.#given[name], this.#given.rows));
+  }
+
+  get value() {
+    return this.#column("value");
+  }
+
+  get low() {
+    return this.#column("low");
+  }
+
+  get high() {
+    return this.#column("high");
+  }
+
+  get n() {
+    return this.#column("n");
+  }
+
+  // The same metric, with the direction that the reader said.
+  directed(better) {
+    const copy = new Metric(this.name, { ...this.#given, label: this.label, better });
+    copy.asked = true;
+    return copy;
+  }
 }
+
+const metrics = new Map(Object.entries(payload.metrics ?? {}).map(([name, given]) => [name, new Metric(name, given)]));
 const measuredMetrics = [...metrics.values()].filter((metric) => metric.known > 0);
 
 const knobs = new Map();
@@ -75,7 +107,10 @@ const lineage = (row) =>
     typeof step === "string" ? { id: step } : { ...step, id: step.id ?? step.run_id },
   );
 for (const row of ALL_ROWS) {
-  for (const { id } of lineage(row)) childrenOf.set(id, [...(childrenOf.get(id) ?? []), row]);
+  for (const { id } of lineage(row)) {
+    if (!childrenOf.has(id)) childrenOf.set(id, []);
+    childrenOf.get(id).push(row);
+  }
 }
 
 const shortId = (id) => String(id).replace(/^\d{4}(\d{4})-(\d{4})\d\d-/, "$1-$2-");

@@ -63,7 +63,7 @@ function show(metric, value) {
 function showInterval(metric, row) {
   const [low, high] = [metric.low?.[row], metric.high?.[row]];
   if (low === null || low === undefined || high === null || high === undefined) return "";
-  const bare = metric.scale ? metric : { ...metric, unit: "" };
+  const bare = metric.scale ? metric : { kind: metric.kind, unit: "" };
   return `[${show(bare, low)}, ${show(bare, high)}]`;
 }
 

@@ -98,7 +98,7 @@ function axisField(label, axis, metric, log) {
 }
 
 // A metric of a user's own may not say which way is better; then the reader does.
-const directed = (metric, asked) => (metric.better ? metric : { ...metric, asked: true, better: asked });
+const directed = (metric, asked) => (metric.better ? metric : metric.directed(asked));
 
 function directionField(axis, metric) {
   if (!metric.asked) return null;
