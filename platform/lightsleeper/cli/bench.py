@@ -9,8 +9,8 @@ from lightsleeper.cli.sources import positive, write_json
 
 HELP = (
     "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
-    "training step), overhead (`lightning run` against a bare Lightning script), dashboard (thousands of records into a "
-    "page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
+    "training step), overhead (`lightning run` against a bare Lightning script), dashboard (thousands of records into "
+    "a page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
     "one)."
 )
 METHODS = {
