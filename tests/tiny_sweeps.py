@@ -1,11 +1,11 @@
 """Sweeps of the tiny family: files, studies, whole command lines in processes of their own."""
 
-import faulthandler
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,15 @@ class Forked:
             os.dup2(incoming, 0)
             os.dup2(outgoing, 1)
             os.closerange(3, 256)  # among them the parent's ends of other workers' pipes
-            sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+            sys.stdin = os.fdopen(0, closefd=False)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
             os.environ.clear()
             os.environ.update(env)
-            faulthandler.dump_traceback_later(40, file=2)
             code = worker.main(log)
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
 
     def poll(self) -> int | None:

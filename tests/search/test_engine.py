@@ -41,9 +41,10 @@ class Sweep:
         with self.output.open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         code = main(["sweep", *words])
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
     @property

@@ -64,10 +64,11 @@ def sweep(folder: Path, place: str, *words: str) -> None:
     with Path("out.txt").open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     claims.machine = lambda: place
     code = main(["sweep", "sweep.yaml", *words])
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 
