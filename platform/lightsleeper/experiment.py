@@ -72,7 +72,7 @@ def run(
         record = read(folder)
         check(todo, runs_dir, {name for name, state in record.stages.items() if state == "finished"})
         check_resume(todo, record)
-    _execute(todo, folder, runs_dir, sweep)
+    _execute(todo, folder, runs_dir, sweep, sweep.defer if sweep else frozenset())
     return folder
 
 
@@ -99,14 +99,23 @@ def _create(todo: Plan, runs_dir: Path, parent: str | None = None, entry: dict[s
     return folder
 
 
-def _execute(todo: Plan, folder: Path, runs_dir: Path, sweep: SweepTrial | None = None) -> None:
-    """All stages that the record does not name as finished; leaves a truthful record however it ends."""
+def _execute(
+    todo: Plan,
+    folder: Path,
+    runs_dir: Path,
+    sweep: SweepTrial | None = None,
+    defer: frozenset[str] = frozenset(),
+) -> None:
+    """All stages that the record does not name as finished; leaves a truthful record however it ends.
+
+    ``defer``: stages left for later, in the steps it requires as well.
+    """
     with ExitStack() as stack:
         if not stack.enter_context(locked(folder / LOCK)):
             raise UserError(f"run {folder.name} is in use by another process.")
         log = stack.enter_context(Log(folder / LOG))
         file = stack.enter_context(RecordFile(folder, read(folder)))
-        execution = _Execution(todo, folder, runs_dir, file, log, sweep)
+        execution = _Execution(todo, folder, runs_dir, file, log, sweep, defer)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         try:
             with stoppable():
@@ -149,10 +158,17 @@ class _Execution:
     """The stages of one run in one process."""
 
     def __init__(
-        self, todo: Plan, folder: Path, runs_dir: Path, file: RecordFile, log: Log, sweep: SweepTrial | None = None
+        self,
+        todo: Plan,
+        folder: Path,
+        runs_dir: Path,
+        file: RecordFile,
+        log: Log,
+        sweep: SweepTrial | None = None,
+        defer: frozenset[str] = frozenset(),
     ) -> None:
         self.todo, self.folder, self.runs_dir, self.file, self.log = todo, folder, runs_dir, file, log
-        self.sweep = sweep
+        self.sweep, self.defer = sweep, defer
         self.steps: dict[str, Path] = {}
         self.tracker: weights_and_biases.Tracker = weights_and_biases.Untracked()
 
@@ -195,7 +211,7 @@ class _Execution:
                 break
             if name not in parts.run.stages:
                 continue
-            if self.sweep is not None and name in self.sweep.defer:
+            if name in self.defer:
                 self.deferred(name)
             else:
                 self.stage(name, stages[name], seed=(parts.seed, index))
@@ -273,7 +289,7 @@ class _Execution:
                 folder = _create(todo, self.runs_dir, parent=self.folder.name)
             self.log.say(f"{name}: running {todo.recipe.name} first, in {folder}")
             self.descend(name, todo, folder)
-            _execute(todo, folder, self.runs_dir)
+            _execute(todo, folder, self.runs_dir, defer=self.defer)
             return folder
 
     def unfinished(self, name: str, todo: Plan) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lightsleeper.cli import main
 from lightsleeper.search import engine
-from lightsleeper.tracking.record import status_of
+from lightsleeper.tracking.record import read, status_of
 from tiny_runs import prepare, start
 from tiny_sweeps import FIT, fork_workers, open_study, settings, trials, write_sweep
 
@@ -230,7 +230,13 @@ def test_required_steps_run_once_for_all_trials(tmp_path: Path):
     from tiny_runs import two_recipes
 
     two_recipes()
+    step = Path("step.yaml")
+    step.write_text(step.read_text().replace("[fit, finalize]", "[fit, finalize, export, benchmark]"))
     path = write_sweep(tmp_path, program="both.yaml", parameters={"data.rows": {"values": [32, 48]}})
-    assert Sweep(str(path), "--workers", "2").wait() == 0, Path("sweep.out").read_text()
-    assert len(list(Path("runs/step").iterdir())) == 1
+    sweep = Sweep(str(path), "--workers", "2")
+    assert sweep.wait() == 0, sweep.output.read_text()
+    (folder,) = Path("runs/step").iterdir()
+    assert "benchmark 1/1" in sweep.output.read_text()  # its own, which was left for the end too
+    assert "left for later" in (folder / "log.txt").read_text()
+    assert read(folder).artifacts[0]["latency"][0]["p50_ms"] > 0
     assert len(list(Path("runs/both").iterdir())) == 2

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightsleeper.errors import EveryRunError, UserError
+from lightsleeper.search import deferred
 from lightsleeper.search.board import Board
 from lightsleeper.search.claims import BEAT_S
 from lightsleeper.search.space import arguments
@@ -28,7 +29,6 @@ DEATHS = 3  # of workers over one trial, which has then failed
 TICK_S = 0.1
 LOOK_S = 1.0  # how often to look for a trial that another process has left
 STOP_S = LEAVE_S + 10.0  # a worker that cannot stop ends itself before
-DEFERRED = "benchmark"
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Engine:
                 *(word for word in own if word.lstrip("-").partition("=")[0] not in fixed),
             ],
             "runs_dir": str(self.options.runs_dir),
-            "defer": [DEFERRED],
+            "defer": [deferred.STAGE],
             "stopped": taken.stopped,
             "prune": file.early_terminate is not None,
             "objectives": list(study.settings.objectives) or [file.metric],
@@ -313,16 +313,10 @@ class Engine:
     # --- benchmarks ---
 
     def pending(self) -> list[Path]:
-        """Folders of trials in this runs folder whose benchmark was left for later."""
-        found = []
-        for row in self.study.rows():
-            folder = self.options.runs_dir / self.study.settings.recipe / str(row.run)
-            if row.state != "done" or not (folder / FILE).is_file():
-                continue
-            record = read(folder)
-            if record.stages.get(DEFERRED) not in (None, "finished") and status_of(record) != "running":
-                found.append(folder)
-        return found
+        """Folders in this runs folder, of trials and the steps they required, whose benchmark was left for later."""
+        recipe = self.options.runs_dir / self.study.settings.recipe
+        done = [recipe / row.run for row in self.study.rows() if row.state == "done" and row.run]
+        return deferred.waiting(done, self.options.runs_dir)
 
     def _benchmarks(self) -> None:
         """Time the exported files one at a time, alone, once this machine trains no trial of the sweep any more."""

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lightsleeper.errors import UserError
+from lightsleeper.search import deferred
 from lightsleeper.search.folder import folder_of
 from lightsleeper.search.sweep_file import SweepFile
 from lightsleeper.search.team import environment, threads_each
@@ -24,8 +25,6 @@ from lightsleeper.tracking.credentials import key_source
 from lightsleeper.tracking.runs import scan
 
 POLL_S = 0.2
-DEFERRED = "benchmark"
-"""Stage that trials leave for later: beside other trials it would time those too."""
 
 
 def run_agents(sweep: SweepFile, agents: int, count: int | None, runs_dir: Path) -> int:
@@ -41,7 +40,13 @@ def run_agents(sweep: SweepFile, agents: int, count: int | None, runs_dir: Path)
 
     from lightsleeper.stages.sweep import AGENT_ENTRY
 
-    told = {"name": sweep.name, "method": sweep.method, "metric": sweep.metric, "goal": sweep.goal, "defer": [DEFERRED]}
+    told = {
+        "name": sweep.name,
+        "method": sweep.method,
+        "metric": sweep.metric,
+        "goal": sweep.goal,
+        "defer": [deferred.STAGE],
+    }
     shares = split(count, agents)
     here = {
         AGENT_ENTRY: json.dumps(told),
@@ -77,9 +82,9 @@ def run_agents(sweep: SweepFile, agents: int, count: int | None, runs_dir: Path)
 
 
 def pending(runs_dir: Path, sweep: str) -> list[Path]:
-    """Folders of the sweep's runs whose exported model is not timed yet."""
-    found = [run for run in scan(runs_dir)[0] if run.record.sweep.get("id") == sweep and run.status != "running"]
-    return [run.folder for run in found if run.record.stages.get(DEFERRED) not in (None, "finished")]
+    """Folders of the sweep's runs, and of the steps they required, whose exported model is not timed yet."""
+    trials = [run.folder for run in scan(runs_dir)[0] if run.record.sweep.get("id") == sweep]
+    return deferred.waiting(trials, runs_dir)
 
 
 def refuse_offline() -> None:

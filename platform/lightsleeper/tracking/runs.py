@@ -110,7 +110,7 @@ def finished_with(
             continue
         if record.status != "finished" or record.hash != config_hash:
             continue
-        done = {name for name, state in record.stages.items() if state == "finished"}
+        done = {name for name, state in record.stages.items() if state in ("finished", "deferred")}
         kept = "finalize" not in stages or (path.parent / "export" / "model.json").is_file()
         written = {artifact["format"] for artifact in record.artifacts}
         lost = {a["format"] for a in record.artifacts if not (path.parent / a["path"]).is_file()}
