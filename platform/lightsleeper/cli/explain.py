@@ -13,8 +13,8 @@ HELP = "Say what a key of a recipe means: its type, default, value and text. Wit
 
 SECTION_TEXTS = {
     "seed_everything": "Seed of every random number generator; runs that differ only in it form a group.",
-    "requires": "Earlier steps: name -> recipe, or {recipe, set}. A finished run of the same recipe is used again; "
-    "${requires.NAME} stands for its folder.",
+    "requires": "Earlier steps: name -> recipe, or {recipe, set}. A finished run of the same recipe is used again "
+    "if it still has the formats asked for; ${requires.NAME} stands for its folder.",
     "model": "The model family: class_path and init_args.",
     "data": "The data module: class_path and init_args.",
     "callbacks": "Named callbacks, each class_path and init_args; null switches one off.",
