@@ -2,8 +2,6 @@
 
 import os
 import queue
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,28 +100,19 @@ def test_a_full_disk_is_no_fault_of_the_trial(parent: Parent, monkeypatch: pytes
     assert "is full. Make space" in failed["error"]
 
 
-def test_a_worker_whose_parent_died_leaves_its_trial_resumable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    ready = tmp_path / "ready"
-    monkeypatch.setenv("TINY_STOP", "step:14:wait")
-    monkeypatch.setenv("TINY_READY", str(ready))
-    code = (
-        "import os, sys, time; sys.path[:0] = os.environ['TESTS'].split(os.pathsep)\n"
-        "from search_parent import Parent; p = Parent(); p.trial(0); print(p.worker.pid, flush=True); time.sleep(60)"
-    )
-    (tmp_path / "search_parent.py").write_text(Path(__file__).read_text())
-    monkeypatch.setenv("TESTS", os.pathsep.join([str(tmp_path), *sys.path]))
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    while not ready.exists():
-        assert parent.poll() is None
-        time.sleep(0.05)
-    parent.kill()
-    parent.wait()
+def test_a_worker_whose_input_ends_leaves_its_trial_resumable(parent: Parent, monkeypatch: pytest.MonkeyPatch):
+    parent.worker.kill()
+    monkeypatch.setenv("TINY_STOP", "step:14:wait")  # a minute
+    monkeypatch.setenv("TINY_READY", "ready")
+    other = Parent()
+    other.trial(0)
+    while not Path("ready").exists():
+        time.sleep(0.02)
+    other.worker.stop()  # what the death of its parent does as well
     began = time.monotonic()
-    while Path(f"/proc/{pid}").exists() and time.monotonic() - began < 20:
-        time.sleep(0.05)
-    assert not Path(f"/proc/{pid}").exists()
+    while not other.worker.dead() and time.monotonic() - began < 20:
+        time.sleep(0.02)
+    assert other.worker.dead()
     (record,) = trials()[0]
     assert record.status == "interrupted"
 
