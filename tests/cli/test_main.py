@@ -93,7 +93,7 @@ def test_both_scripts_are_this_program():
     ("words", "message"),
     [
         (["rum"], "error: unknown command 'rum'. Did you mean 'run'?\n"),
-        (["login"], "error: unknown command 'login'. Valid: bench, data, "),
+        (["login"], "error: unknown command 'login'. Valid: bench, dashboard, data, "),
         (["--verison"], "error: unknown option '--verison'."),
         (["validate"], "error: the following arguments are required: RECIPE; see `lightning validate --help`.\n"),
         (["validate", "a.yaml", "--prnt"], "has no option '--prnt'. Did you mean '--print'?\n"),

@@ -134,7 +134,7 @@ def test_5000_runs_open_within_three_seconds_in_15_mb(browser, tmp_path):
     while not tries or (min(tries) >= 3000 and len(tries) < 5):  # other programs use the machine too
         tries.append(page.open())
     assert min(tries) < 3000, tries
-    assert len(drawn(page)) > 1000
+    assert len(drawn(page)) > 500  # of one machine, with the first metric shown
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

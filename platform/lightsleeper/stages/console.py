@@ -136,6 +136,13 @@ class EpochLines(Callback):
         self._log.say("  ".join([f"epoch {trainer.current_epoch + 1}{end}", *texts, f"({seconds:.1f} s)"]))
 
 
+def _while_stopping(error: BaseException | None) -> bool:
+    """Whether a KeyboardInterrupt was being handled when ``error`` was raised."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """SIGTERM, which schedulers send, stops what is inside as Ctrl-C does: with a KeyboardInterrupt.
@@ -153,8 +160,9 @@ def stoppable() -> Iterator[None]:
     signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    except SystemExit as error:  # what Lightning makes of a KeyboardInterrupt
-        if isinstance(error.__context__, KeyboardInterrupt):
+    except BaseException as error:
+        # Lightning makes a SystemExit of it; torch.save, stopped inside a file, a RuntimeError.
+        if not isinstance(error, KeyboardInterrupt) and _while_stopping(error):
             raise KeyboardInterrupt from error
         raise
     finally:
