@@ -43,8 +43,9 @@ def test_no_hit_has_the_closed_form():
 
 
 @pytest.mark.parametrize(
-    ("events", "low", "high"), [(0, 0.0, 3.688879), (1, 0.025318, 5.571643), (5, 1.623486, 11.668332), (100, 81.36396, 121.6270)]
-)  # fmt: skip
+    ("events", "low", "high"),
+    [(0, 0.0, 3.688879), (1, 0.025318, 5.571643), (5, 1.623486, 11.668332), (100, 81.36396, 121.6270)],
+)
 def test_rates_have_the_tabulated_poisson_intervals(events: int, low: float, high: float):
     found = rate(events, 10.0)
     assert found.value == events / 10

@@ -1,4 +1,4 @@
-"""Exact intervals and tests for counts: misses of so many trials, false alarms in so many hours, two systems on one set.
+"""Exact intervals and tests for counts: misses of so many trials, alarms in so many hours, two systems on one set.
 
 Clopper-Pearson for a share, Garwood for a Poisson rate, McNemar's test on its binomial form. Exact means that they
 cover at least the stated confidence at every true value; they take trials for independent, and hours for alike: where
@@ -49,7 +49,7 @@ def rate(events: int, hours: float, confidence: float = 0.95) -> Measurement:
 
 
 def rate_bound(events: int, hours: float, confidence: float = 0.95) -> float:
-    """The rate per hour that ``events`` in ``hours`` exclude to exceed, one-sided: 3 / hours for none (rule of three)."""
+    """The highest rate per hour that agrees with ``events``, one-sided: 3 / hours for none (the rule of three)."""
     _check(events, confidence)
     return _expected(events, 1 - confidence) / hours if hours > 0 else math.inf
 
