@@ -5,7 +5,8 @@ explained and made again alone. Room, noise and channel are one product in the f
 clip, about a millisecond. NumPy only, because worker processes should start fast.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,20 @@ def draw_scene(seed: int) -> Scene:
     )
 
 
+def dry_scene(seed: int) -> Scene:
+    """The drawn speed alone: no room, noise, line or silence, for corpora that are disturbed when they are read."""
+    return replace(
+        draw_scene(seed), lead_s=0.0, tail_s=0.0, room_t60_s=0.0, noise="none", snr_db=float("inf"), telephone_hz=None,
+        eq_db=(0.0,) * len(_EQ_KNOTS_HZ), peak=0.5,
+    )  # fmt: skip
+
+
+class Noises(Protocol):
+    """Anything to cut noise from."""
+
+    def cut(self, name: str, length: int, rng: np.random.Generator) -> Audio: ...
+
+
 class NoiseBank:
     """Noise to cut from: three colours, and babble mixed from ``speech`` (clips of the same part, so nothing leaks)."""
 
@@ -86,11 +101,16 @@ class NoiseBank:
         return np.resize(np.concatenate((noise[start:], noise[:start])) if start else noise, length)
 
 
-def apply(scene: Scene, speech: Audio, bank: NoiseBank) -> NDArray[np.int16]:
+def apply(scene: Scene, speech: Audio, bank: Noises) -> NDArray[np.int16]:
     """The finished clip. ``speech`` is mono at 16 kHz, already at the scene's speed; see ``stretch``.
 
     Its time axis is moved by ``lead_s``: add that to times measured in ``speech``.
     """
+    return np.rint(mixed(scene, speech, bank, 32767)).astype(np.int16)
+
+
+def mixed(scene: Scene, speech: Audio, bank: Noises, full_scale: float = 1.0) -> Audio:
+    """``apply`` without the rounding: samples whose largest is the scene's peak times ``full_scale``."""
     rng = np.random.default_rng(scene.seed)
     lead = int(scene.lead_s * SAMPLE_RATE)
     length = lead + len(speech) + int(scene.tail_s * SAMPLE_RATE)
@@ -111,8 +131,8 @@ def apply(scene: Scene, speech: Audio, bank: NoiseBank) -> NDArray[np.int16]:
     spectrum *= _channel(scene, len(spectrum), size)
     clip = np.fft.irfft(spectrum, size, norm="forward")[:length]
     highest = max(float(clip.max(initial=0)), -float(clip.min(initial=0)), 1e-9)
-    clip *= scene.peak * 32767 / highest
-    return np.rint(clip).astype(np.int16)
+    clip *= scene.peak * full_scale / highest
+    return clip.astype(np.float32, copy=False)
 
 
 def _forward(signal: Audio) -> NDArray[np.complex64]:

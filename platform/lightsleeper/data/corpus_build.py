@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lightsleeper.data.augment import SAMPLE_RATE, NoiseBank, Scene, apply, draw_scene
+from lightsleeper.data.augment import SAMPLE_RATE, NoiseBank, Scene, apply, draw_scene, dry_scene
 from lightsleeper.data.cache import free_bytes, replacing
 from lightsleeper.data.synthesis import Engine, Utterance, require_espeak
 from lightsleeper.errors import UserError
@@ -72,6 +72,8 @@ class Line:
     pitch: int
     seed: int
     """For everything that happens to the clip after the engine."""
+    dry: bool = False
+    """Kept without room, noise and channel."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _start_worker() -> None:
 
 def _make_shard(folder: Path, job: _Job) -> None:
     """Speak, disturb and write the clips of one shard."""
-    scenes = [draw_scene(line.seed) for line in job.lines]
+    scenes = [dry_scene(line.seed) if line.dry else draw_scene(line.seed) for line in job.lines]
     with Engine() as engine:
         spoken = [_speak(engine, line, scene) for line, scene in zip(job.lines, scenes, strict=True)]
     bank = NoiseBank([speech for _, speech in spoken], seed=job.lines[0].seed)

@@ -47,9 +47,8 @@ def localisation(
     firing, and its ``latency_p95_s``. Means and medians have bootstrap intervals over events, shares exact ones.
     """
     truth = np.array(truths, np.float64).reshape(-1, 2)
-    known = np.isfinite(truth).all(axis=1)
-    truth = truth[known]
-    chosen = [event for event, keep in zip(events, known.tolist(), strict=True) if keep]
+    known = [index for index, stretch in enumerate(truths) if all(map(math.isfinite, stretch))]
+    truth, chosen = truth[known], [events[index] for index in known]
     if not chosen:
         return {}
     time, start, end = (np.array([getattr(e, name) for e in chosen]) for name in ("time_s", "start_s", "end_s"))
