@@ -1,0 +1,320 @@
+"""Hours of audio to test a detector on, made while they are read: nothing is stored, any chunk size gives the same.
+
+A `Scenery` is planned from a seed (which utterance begins at which sample, in which room, over which noise at which
+SNR) and rendered stretch by stretch, so the times of its keywords are exact. `Clip` and `Joined` are recordings read
+the same way: one keyword each, or negative speech one after the other.
+"""
+
+import math
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from lightsleeper.data.audio import SAMPLE_RATE
+from lightsleeper.data.augment import Audio, draw_scene, mixed
+from lightsleeper.data.batch import _ranks
+from lightsleeper.data.noise import NoiseSource
+from lightsleeper.data.rows import ClipSource
+from lightsleeper.errors import UserError
+
+HOP = 320
+"""Streams and chunks are whole multiples of it: 20 ms, the longest hop of our models."""
+KEYWORD_SECONDS = 8.0  # room that a keyword and what surrounds it take at least
+_GAP_S = (0.1, 1.2)  # between two utterances
+_TALK_S, _QUIET_S = (15.0, 60.0), (5.0, 30.0)
+_TALK = 0.75  # share of passages with speech
+_SPEECH_DBFS, _QUIET_DBFS = (-36.0, -18.0), (-50.0, -22.0)
+_JITTER_DB = 4.0  # by which other speech is louder or softer than its passage
+_RING_S = 0.2  # of a room after an utterance
+_FADE = 320  # samples in which noise comes and goes
+_KEPT = 6  # rendered pieces in memory
+
+
+class Stream(Protocol):
+    """Audio of ``samples`` samples with keywords at known times."""
+
+    samples: int
+    events: list[tuple[float, float]]
+    """Begin and end of each keyword, seconds."""
+
+    def read(self, start: int, count: int) -> Audio: ...
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """A clip that holds the keyword from ``begin_s`` to ``end_s``."""
+
+    clip: int
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A stretch of a scenery: one noise at one level, and for its speech one level."""
+
+    start: int
+    end: int
+    noise: str
+    """Kind of noise."""
+    speech_db: float
+    """Of full scale: the level that keywords have, mean square over the keyword."""
+    noise_db: float
+    """Of full scale. In a passage with speech ``speech_db - snr``."""
+    seed: int
+
+    @property
+    def snr_db(self) -> float:
+        return self.speech_db - self.noise_db
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An utterance in a scenery."""
+
+    start: int
+    end: int
+    clip: int
+    level_db: float
+    keyword: Keyword | None
+    seed: int
+
+
+class Scenery:
+    """Keywords in running speech, noise and music: passages of talk and of noise alone, changing every minute or so.
+
+    Every keyword has exactly its passage's SNR; other speech lies up to 4 dB around its level. Each utterance is heard
+    in a room, through a microphone or line of its own.
+
+    Args:
+        source: clips without noise of their own.
+        keywords: to place, evenly over the stream.
+        speech: clips of running speech, taken in random order and again when all are used.
+        noise: makes the noise.
+        seconds: length, to the nearest 20 ms.
+        seed: of everything.
+        snr_db: lowest and highest SNR, drawn for each passage.
+
+    Raises:
+        UserError: there is no room for so many keywords, or no speech to place them in.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        keywords: Sequence[Keyword],
+        speech: Sequence[int],
+        noise: NoiseSource,
+        seconds: float,
+        seed: int,
+        snr_db: tuple[float, float] = (0.0, 30.0),
+    ) -> None:
+        self.source, self.noise, self.snr_db = source, noise, snr_db
+        self.samples = round(seconds * SAMPLE_RATE / HOP) * HOP
+        if len(keywords) * KEYWORD_SECONDS > seconds:
+            raise UserError(
+                f"{len(keywords)} keywords need {len(keywords) * KEYWORD_SECONDS / 3600:.2f} hours of stream at "
+                f"{KEYWORD_SECONDS:.0f} s each; there are {seconds / 3600:.2f}: ask for more hours or fewer keywords."
+            )
+        if not len(speech):
+            raise UserError("a stream needs running speech around its keywords; there is none.")
+        self.passages: list[Passage] = []
+        self.placed: list[Placed] = []
+        self._plan(list(keywords), speech, np.random.default_rng([seed, 40]))
+        self.events = [
+            (p.start / SAMPLE_RATE + p.keyword.begin_s, p.start / SAMPLE_RATE + p.keyword.end_s)
+            for p in self.placed
+            if p.keyword is not None
+        ]
+        self._starts = [placed.start for placed in self.placed]
+        self._longest = max((placed.end - placed.start for placed in self.placed), default=0)
+        self._passage_starts = [passage.start for passage in self.passages]
+        self._kept: OrderedDict[tuple[str, int], Audio] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": OrderedDict()}
+
+    @property
+    def speech_seconds(self) -> float:
+        """Of all utterances."""
+        return sum(placed.end - placed.start for placed in self.placed) / SAMPLE_RATE
+
+    def _plan(self, keywords: list[Keyword], speech: Sequence[int], rng: np.random.Generator) -> None:
+        order = [keywords[i] for i in rng.permutation(len(keywords))]
+        share = self.samples / max(len(order), 1)
+        due = [int((i + rng.uniform(0.1, 0.4)) * share) for i in range(len(order))]
+        queue: list[int] = []
+        at = 0
+        while at < self.samples:
+            waiting = len(due) > 0 and due[0] <= at
+            talk = waiting or rng.random() < _TALK
+            length = rng.uniform(*(_TALK_S if talk else _QUIET_S)) * SAMPLE_RATE
+            start, level_db = at, float(rng.uniform(*_SPEECH_DBFS))
+            at += self._gap(rng)
+            while talk and at < start + length:
+                keyword = None
+                if due and due[0] <= at:
+                    due.pop(0)
+                    keyword = order.pop(0)
+                elif not queue:
+                    queue = [int(speech[i]) for i in rng.permutation(len(speech))]
+                clip = queue.pop() if keyword is None else keyword.clip
+                end = at + round((self.source.seconds(clip) + _RING_S) * SAMPLE_RATE)
+                if end > self.samples:
+                    at = self.samples
+                    break
+                louder = 0.0 if keyword is not None else float(rng.uniform(-_JITTER_DB, _JITTER_DB))
+                self.placed.append(Placed(at, end, clip, level_db + louder, keyword, int(rng.integers(2**62))))
+                at = end + self._gap(rng)
+            at = min(self.samples, at if talk else start + int(length))
+            kind = self.noise.kinds[int(rng.integers(len(self.noise.kinds)))]
+            noise_db = level_db - float(rng.uniform(*self.snr_db)) if talk else float(rng.uniform(*_QUIET_DBFS))
+            self.passages.append(Passage(start, at, kind, level_db, noise_db, int(rng.integers(2**62))))
+        if order:
+            raise UserError(
+                f"{len(order)} keywords found no place in a stream of {self.samples / SAMPLE_RATE / 3600:.2f} hours: "
+                "ask for more hours, fewer keywords or shorter utterances."
+            )
+
+    @staticmethod
+    def _gap(rng: np.random.Generator) -> int:
+        return int(rng.uniform(*_GAP_S) * SAMPLE_RATE)
+
+    def read(self, start: int, count: int) -> Audio:
+        """Samples (count,) from ``start``, in [-1, 1]."""
+        audio = np.zeros(count, np.float32)
+        for index in range(max(0, bisect_right(self._passage_starts, start) - 1), len(self.passages)):
+            passage = self.passages[index]
+            if passage.start >= start + count:
+                break
+            _add(audio, start, passage.start, self._rendered("passage", index))
+        for index in range(bisect_right(self._starts, start - self._longest), len(self.placed)):
+            placed = self.placed[index]
+            if placed.start >= start + count:
+                break
+            if placed.end > start:
+                _add(audio, start, placed.start, self._rendered("utterance", index))
+        return np.clip(audio, -1, 1, out=audio)
+
+    def _rendered(self, what: str, index: int) -> Audio:
+        """One noise or utterance, from memory where it was just used."""
+        key = what, index
+        if key not in self._kept:
+            self._kept[key] = (self._noise if what == "passage" else self._utterance)(index)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _noise(self, index: int) -> Audio:
+        passage = self.passages[index]
+        length = passage.end - passage.start
+        noise = self.noise.make(passage.noise, length, np.random.default_rng(passage.seed))
+        noise *= np.float32(10 ** (passage.noise_db / 20))
+        fade = min(_FADE, length // 2)
+        noise[:fade] *= np.linspace(0, 1, fade, dtype=np.float32)
+        noise[length - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+        return noise
+
+    def _utterance(self, index: int) -> Audio:
+        placed = self.placed[index]
+        scene = replace(draw_scene(placed.seed), speed=1.0, lead_s=0.0, tail_s=_RING_S, noise="none", peak=0.5)
+        sound = mixed(scene, self.source.audio(placed.clip), _SILENT)[: placed.end - placed.start]
+        heard = sound
+        if placed.keyword is not None:
+            begin, end = (round(t * SAMPLE_RATE) for t in (placed.keyword.begin_s, placed.keyword.end_s))
+            heard = sound[begin:end]
+        return sound * np.float32(10 ** (placed.level_db / 20) / max(_level(heard), 1e-6))
+
+
+class Clip:
+    """A recording with ``pad_s`` of silence around it, as a stream; the keyword lies anywhere in it."""
+
+    def __init__(self, source: ClipSource, clip: int, positive: bool = True, pad_s: float = 0.5) -> None:
+        self.source, self.clip, self.pad = source, clip, round(pad_s * SAMPLE_RATE)
+        length = round(source.seconds(clip) * SAMPLE_RATE) + 2 * self.pad
+        self.samples = -(-length // HOP) * HOP
+        self.events = [(0.0, math.inf)] if positive else []
+
+    def read(self, start: int, count: int) -> Audio:
+        audio = np.zeros(count, np.float32)
+        _add(audio, start, self.pad, self.source.audio(self.clip))
+        return audio
+
+
+class Joined:
+    """Recordings one after the other with half a second of silence between, as one stream without keywords."""
+
+    def __init__(self, source: ClipSource, clips: Sequence[int], gap_s: float = 0.5) -> None:
+        self.source, self.clips, self.events = source, list(clips), []  # type: ignore[var-annotated]
+        gap = round(gap_s * SAMPLE_RATE)
+        lengths = [round(source.seconds(clip) * SAMPLE_RATE) + gap for clip in self.clips]
+        self._starts = np.cumsum([0, *lengths]).tolist()
+        self.samples = -(-self._starts[-1] // HOP) * HOP
+
+    def read(self, start: int, count: int) -> Audio:
+        audio = np.zeros(count, np.float32)
+        for index in range(max(0, bisect_right(self._starts, start) - 1), len(self.clips)):
+            if self._starts[index] >= start + count:
+                break
+            _add(audio, start, self._starts[index], self.source.audio(self.clips[index]))
+        return audio
+
+
+class StreamChunks(IterableDataset):
+    """Streams in consecutive chunks, one after the other; every process of a distributed run has whole streams.
+
+    Items: ``audio`` (1, samples), ``stream`` its number, ``first``, ``last``, ``start_s`` of the chunk's first sample.
+    Use it with ``batch_size=None`` and at most one worker.
+    """
+
+    def __init__(self, streams: dict[int, Stream], chunk: int) -> None:
+        if chunk % HOP:
+            raise ValueError(f"a chunk of {chunk} samples is not a multiple of {HOP}")
+        self.streams, self.chunk = streams, chunk
+
+    def __len__(self) -> int:
+        return sum(-(-self.streams[number].samples // self.chunk) for number in self._mine())
+
+    def _mine(self) -> list[int]:
+        rank, world = _ranks()
+        return list(self.streams)[rank::world]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in self._mine():
+            stream = self.streams[number]
+            for start in range(0, stream.samples, self.chunk):
+                count = min(self.chunk, stream.samples - start)
+                yield {
+                    "audio": torch.from_numpy(stream.read(start, count))[None],
+                    "stream": number,
+                    "first": start == 0,
+                    "last": start + count == stream.samples,
+                    "start_s": start / SAMPLE_RATE,
+                }
+
+
+class _NoNoise:
+    def cut(self, name: str, length: int, rng: np.random.Generator) -> Audio:
+        raise AssertionError("a scene without noise cuts none")
+
+
+_SILENT = _NoNoise()
+
+
+def _level(sound: Audio) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) if len(sound) else 0.0
+
+
+def _add(audio: Audio, start: int, at: int, piece: Audio) -> None:
+    """Add what of ``piece``, which begins at sample ``at``, lies in ``audio``, which begins at ``start``."""
+    first, last = max(start, at), min(start + len(audio), at + len(piece))
+    if first < last:
+        audio[first - start : last - start] += piece[first - at : last - at]
