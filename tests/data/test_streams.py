@@ -112,6 +112,7 @@ def test_chunks_cover_every_stream_in_order():
     assert [(item["stream"], item["first"], item["last"], item["start_s"]) for item in items] == [
         (7, True, False, 0.0), (7, False, False, 10.0), (7, False, True, 20.0), (9, True, True, 0.0),
     ]  # fmt: skip
+    assert items[3]["events"] == [(0.0, math.inf)]
     assert all(item["audio"].shape[1] % HOP == 0 and item["audio"].shape[0] == 1 for item in items)
     with pytest.raises(ValueError, match="not a multiple"):
         StreamChunks(streams, chunk=1000)
@@ -130,14 +131,14 @@ def test_a_stream_travels_to_a_worker_without_what_it_has_rendered():
     stream = scenery(2)
     before = stream.read(0, 60 * RATE)
     copy = pickle.loads(pickle.dumps(stream))
-    assert not copy._kept
+    assert not any(copy._kept.values())
     assert np.array_equal(copy.read(0, 60 * RATE), before)
 
 
 def test_memory_stays_flat_and_rendering_is_much_faster_than_real_time():
-    stream = scenery(8, seconds=1200.0)
+    stream = scenery(8, seconds=600.0)
     began = time.process_time()
     for start in range(0, stream.samples, 10 * RATE):
         stream.read(start, 10 * RATE)
-        assert len(stream._kept) <= 6
-    assert 1200 / (time.process_time() - began) > 60  # 400 to 600 alone on one core
+        assert sum(map(len, stream._kept.values())) <= 6
+    assert 600 / (time.process_time() - began) > 60  # 500 on one busy core

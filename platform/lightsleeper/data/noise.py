@@ -21,7 +21,8 @@ from lightsleeper.errors import UserError
 KINDS = ("white", "pink", "brown", "babble", "hum", "knocks", "music")
 RECORDED = "recorded"
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
-_SLOPES = {"white": 0, "pink": 1, "brown": 2}
+_SLOPES = {"pink": 1, "brown": 2}
+_LOOP = 1 << 18  # samples after which coloured noise repeats, without a seam: longer transforms leave the cache
 _BABBLE_CLIPS = 24  # that a stretch of babble is mixed from
 _POOL_SECONDS, _POOL_PIECES = 6.0, 6  # of each kind for training
 _TABLE = 4096
@@ -71,9 +72,10 @@ class NoiseSource:
 
     def make(self, kind: str, length: int, rng: np.random.Generator) -> Audio:
         """``length`` samples whose mean square is 1."""
-        if kind in _SLOPES:
-            size = 1 << max(length - 1, 1).bit_length()  # transforms of other lengths can be ten times slower
-            noise = _coloured(size, _SLOPES[kind], rng)[:length]
+        if kind == "white":
+            noise = rng.standard_normal(length, dtype=np.float32)
+        elif kind in _SLOPES:
+            noise = _falling(length, _SLOPES[kind], rng)
         elif kind == "babble":
             assert self.speech is not None
             noise = _babble([self.speech(rng) for _ in range(_BABBLE_CLIPS)], length, rng)
@@ -109,14 +111,21 @@ class NoisePool:
 
 def hum(length: int, rng: np.random.Generator) -> Audio:
     """Harmonics of 50 or 60 Hz that swell slowly, over a little noise: a fan, a fridge, a vacuum cleaner."""
-    times = np.arange(length, dtype=np.float32) / SAMPLE_RATE
+    times = np.arange(-(-length // 160) + 1) / 100  # swells are slow: 100 points a second
+    samples = np.arange(length) / 160
     base = float(rng.choice((50.0, 60.0))) * float(rng.choice((1, 2)))
-    sound = 0.1 * _coloured(1 << max(length - 1, 1).bit_length(), 1, rng)[:length]
-    for harmonic in range(1, 13):
-        loudness = float(rng.random()) / harmonic**0.7
+    sound = 0.1 * _falling(length, 1, rng)
+    for _ in range(3):  # groups of harmonics that swell together
         swell = 1 + 0.3 * np.sin(2 * np.pi * float(rng.uniform(0.1, 2)) * times)
-        sound += loudness * swell * _tone(base * harmonic, length, float(rng.random()))
+        swell_at = np.interp(samples, np.arange(len(times)), swell).astype(np.float32)
+        sound += swell_at * _timbre(rng)[_phase(base, length)]
     return sound
+
+
+def _falling(length: int, slope: int, rng: np.random.Generator) -> Audio:
+    """Noise whose power falls with frequency to the power ``slope``."""
+    size = min(_LOOP, 1 << max(length - 1, 1).bit_length())  # other lengths can take ten times as long
+    return np.resize(_coloured(size, slope, rng), length)
 
 
 def knocks(length: int, rng: np.random.Generator) -> Audio:
@@ -169,12 +178,16 @@ def _play(
     size = min(size, len(sound) - start)
     if size <= 0 or hertz > SAMPLE_RATE / 2:
         return
-    phase = (np.arange(size) * (hertz * _TABLE / SAMPLE_RATE)).astype(np.int64) % _TABLE
     ramp = min(160, size)
-    note = table[phase] * np.exp(np.arange(size, dtype=np.float32) * np.float32(-decay / SAMPLE_RATE))
+    note = table[_phase(hertz, size)] * np.exp(np.arange(size, dtype=np.float32) * np.float32(-decay / SAMPLE_RATE))
     note[:ramp] *= np.linspace(0, 1, ramp, dtype=np.float32)  # a jump would click
     note[-ramp:] *= np.linspace(1, 0, ramp, dtype=np.float32)
     sound[start : start + size] += np.float32(loudness) * note
+
+
+def _phase(hertz: float, size: int) -> NDArray[np.int32]:
+    """Places in a table of one period, sample by sample."""
+    return (np.arange(size) * (hertz * _TABLE / SAMPLE_RATE)).astype(np.int32) & (_TABLE - 1)
 
 
 def _drum(sound: Audio, start: int, loudness: float, snare: bool, rng: np.random.Generator) -> None:

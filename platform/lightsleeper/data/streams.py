@@ -33,7 +33,7 @@ _SPEECH_DBFS, _QUIET_DBFS = (-36.0, -18.0), (-50.0, -22.0)
 _JITTER_DB = 4.0  # by which other speech is louder or softer than its passage
 _RING_S = 0.2  # of a room after an utterance
 _FADE = 320  # samples in which noise comes and goes
-_KEPT = 6  # rendered pieces in memory
+_KEPT = {"passage": 2, "utterance": 4}  # rendered pieces in memory: the next chunk needs them again
 
 
 class Stream(Protocol):
@@ -41,7 +41,7 @@ class Stream(Protocol):
 
     samples: int
     events: list[tuple[float, float]]
-    """Begin and end of each keyword, seconds."""
+    """Begin and end of each keyword, seconds; (0, inf) where it lies anywhere in the stream."""
 
     def read(self, start: int, count: int) -> Audio: ...
 
@@ -135,10 +135,10 @@ class Scenery:
         self._starts = [placed.start for placed in self.placed]
         self._longest = max((placed.end - placed.start for placed in self.placed), default=0)
         self._passage_starts = [passage.start for passage in self.passages]
-        self._kept: OrderedDict[tuple[str, int], Audio] = OrderedDict()
+        self._kept: dict[str, OrderedDict[int, Audio]] = {what: OrderedDict() for what in _KEPT}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": OrderedDict()}
+        return {**self.__dict__, "_kept": {what: OrderedDict() for what in _KEPT}}
 
     @property
     def speech_seconds(self) -> float:
@@ -204,13 +204,13 @@ class Scenery:
 
     def _rendered(self, what: str, index: int) -> Audio:
         """One noise or utterance, from memory where it was just used."""
-        key = what, index
-        if key not in self._kept:
-            self._kept[key] = (self._noise if what == "passage" else self._utterance)(index)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        kept = self._kept[what]
+        if index not in kept:
+            kept[index] = (self._noise if what == "passage" else self._utterance)(index)
+            if len(kept) > _KEPT[what]:
+                kept.popitem(last=False)
+        kept.move_to_end(index)
+        return kept[index]
 
     def _noise(self, index: int) -> Audio:
         passage = self.passages[index]
@@ -270,7 +270,8 @@ class Joined:
 class StreamChunks(IterableDataset):
     """Streams in consecutive chunks, one after the other; every process of a distributed run has whole streams.
 
-    Items: ``audio`` (1, samples), ``stream`` its number, ``first``, ``last``, ``start_s`` of the chunk's first sample.
+    Items: ``audio`` (1, samples), ``stream`` its number, ``first``, ``last``, ``start_s`` of the chunk's first sample,
+    ``events`` of the whole stream.
     Use it with ``batch_size=None`` and at most one worker.
     """
 
@@ -297,6 +298,7 @@ class StreamChunks(IterableDataset):
                     "first": start == 0,
                     "last": start + count == stream.samples,
                     "start_s": start / SAMPLE_RATE,
+                    "events": stream.events,
                 }
 
 
