@@ -13,6 +13,7 @@ MODELS: dict[str, str] = {
 DATA: dict[str, str] = {
     "SpokenPhrases": "lightsleeper.data.spoken_phrases.SpokenPhrases",
     "SpokenWords": "lightsleeper.data.spoken_words.SpokenWords",
+    "WakeWords": "lightsleeper.data.wake_words.WakeWords",
     "LibriPhrase": "lightsleeper.data.libriphrase.LibriPhrase",
     "AudioFolder": "lightsleeper.data.audio_folder.AudioFolder",
     "LocalText": "lightsleeper.data.local_text.LocalText",

@@ -1,0 +1,464 @@
+"""One phrase to detect: clips to train on, and hours of streams to be judged by.
+
+Training clips hold the phrase somewhere, or nearly it, other speech, or noise; they are put together anew in every
+epoch. Validation and test are streams in consecutive chunks, because a detector is judged by false alarms per hour.
+Without ``path`` everything is synthesised; with it the phrase's recordings of people train, validate and test, and
+synthesised speech may join in: as more training clips, and as hours without the phrase.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from lightsleeper.data.audio import SAMPLE_RATE
+from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
+from lightsleeper.data.cache import content_hash
+from lightsleeper.data.clip_cache import ClipCache, OnBadFile
+from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
+from lightsleeper.data.lexicon import Lexicon, require_word_list, split_words
+from lightsleeper.data.noise import DrawnSpeech, NoisePool, NoiseSource, audio_files
+from lightsleeper.data.seeds import run_seed
+from lightsleeper.data.streams import HOP, Clip, Joined, Keyword, Scenery, Stream, StreamChunks
+from lightsleeper.data.synthesis import VARIANTS
+from lightsleeper.data.wake_clips import Mixture, Pieces, WakeClips, corpus_pieces, recorded_piece
+from lightsleeper.data.wake_recordings import Parts, check_takes, find_takes, read_takes, split_takes
+from lightsleeper.data.wake_script import PARTS, WakeSpec, write_script
+from lightsleeper.errors import UserError
+
+UTTERANCES_PER_HOUR = 900  # of running speech in a stream, a little more than are used
+STREAM_HOURS = 1.0  # longest stream: processes of a distributed run share streams
+GUARD_S = 1.5  # after a keyword: no negative audio (tolerance and refractory time of the metric's defaults)
+_FITTING = 0.8  # share of the phrase's clips that must fit into a training clip
+
+
+class WakeWords(L.LightningDataModule):
+    """Clips with and without a phrase, and streams to detect it in. Synthesis needs the ``demo`` extra.
+
+    Training batches: ``audio`` (B, S), 16 kHz in [-1, 1]; ``keyword`` (B,) 1 where the clip holds the whole phrase;
+    ``begin_s``, ``end_s`` (B,) of it, else nan; ``phones`` (B, S / 160), every 10 ms the phone, 0 silence, -1 unknown;
+    ``clip`` (B,). Batches of validation and test are chunks of one stream (`data.streams.StreamChunks`).
+
+    Example::
+
+        data = WakeWords("hey firefly", test_hours=2, test_keywords=200)
+        data.setup("fit")
+        batch = next(iter(data.train_dataloader()))
+
+    Raises:
+        UserError: an argument is out of range; espeak-ng, a folder, the phrase or a recording is missing.
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(
+        self,
+        phrase: str = "hey firefly",
+        path: str | Path | None = None,
+        manifest: str = "manifest.csv",
+        negatives: list[str] | None = None,
+        folds: int = 5,
+        fold: int = 0,
+        val_fraction: float = 0.15,
+        evaluate_only: bool = False,
+        synthesis: bool = True,
+        synthetic_share: float = 0.5,
+        noise: str | Path | None = None,
+        train_keywords: int = 3000,
+        train_near: int = 2500,
+        train_speech: int = 6000,
+        val_keywords: int = 200,
+        val_hours: float = 2.0,
+        test_keywords: int = 1000,
+        test_hours: float = 11.0,
+        near_phrases: int = 80,
+        near_per_hour: float = 2.0,
+        held_out_voices: int = 18,
+        validation_voices: int = 9,
+        corpus_seed: int = 0,
+        clip_seconds: float = 2.4,
+        clips_per_epoch: int | None = None,
+        positive_share: float = 0.3,
+        near_share: float = 0.2,
+        noise_share: float = 0.05,
+        snr_db: tuple[float, float] = (0.0, 30.0),
+        gain_db: tuple[float, float] = (-30.0, 0.0),
+        stream_snr_db: tuple[float, float] = (5.0, 30.0),
+        chunk_seconds: float = 10.0,
+        on_bad_file: OnBadFile = "refuse",
+        batch_size: int = 64,
+        workers: int = 0,
+        build_workers: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """
+        Args:
+            phrase: what is detected, in words.
+            path: folder of recordings with a manifest (``path,text[,speaker]``): rows of the phrase are positives, the
+                others negatives. None: synthesised speech only.
+            manifest: name of the manifest in ``path``.
+            negatives: folders of recordings without the phrase.
+            folds: parts that the recordings are divided into, by speaker where all are named, else by clip.
+            fold: the part that is tested, from 0. The division does not depend on the run's seed.
+            val_fraction: share of the remaining speakers or clips used for validation.
+            evaluate_only: all recordings are the test; training and validation are synthesised.
+            synthesis: use synthesised speech. False: recordings only, which then need negatives.
+            synthetic_share: share of training clips from synthesis where there are recordings too.
+            noise: folder of noise recordings, added to the generated kinds.
+            train_keywords: synthesised clips of the phrase for training.
+            train_near: the same of near phrases.
+            train_speech: the same of running speech, about two seconds each.
+            val_keywords: synthesised clips of the phrase in validation streams; none where recordings validate.
+            val_hours: length of all synthesised validation streams.
+            test_keywords: clips of the phrase in test streams; none where recordings test.
+            test_hours: length of all synthesised test streams. For a claim of 0.5 false alarms per hour 6 hours without
+                one are needed (95 %).
+            near_phrases: phrases near to this one, divided among training, validation and test.
+            near_per_hour: how often one of them is said in a stream.
+            held_out_voices: voices (of 89) that only the test has.
+            validation_voices: voices that only the validation set has.
+            corpus_seed: of voices, texts and streams.
+            clip_seconds: length of training clips; longer takes of the phrase are left out.
+            clips_per_epoch: training clips in an epoch. None: as many as it takes to hear each take of the phrase once.
+            positive_share: share of training clips with the phrase.
+            near_share: share with a near phrase.
+            noise_share: share with noise alone; running speech fills the rest.
+            snr_db: lowest and highest SNR of training clips.
+            gain_db: lowest and highest peak of training clips, dB of full scale; above 0 they clip.
+            stream_snr_db: lowest and highest SNR of keywords in streams.
+            chunk_seconds: audio in a batch of validation and test, a multiple of 20 ms.
+            on_bad_file: refuse to start, or skip recordings that cannot be read.
+            batch_size: training clips in a batch.
+            workers: processes that prepare training batches; 0: the training process, about 3 ms a clip.
+            build_workers: processes that build the corpus. None: one per core.
+            seed: of what training draws. None: the run's seed.
+        """
+        super().__init__()
+        self.phrase = " ".join(split_words(phrase))
+        self.path = None if path is None else Path(path).expanduser()
+        self.negatives = [Path(folder).expanduser() for folder in negatives or ()]
+        self.noise_folder = None if noise is None else Path(noise).expanduser()
+        self.manifest, self.on_bad_file = manifest, on_bad_file
+        self.folds, self.fold, self.val_fraction, self.evaluate_only = folds, fold, val_fraction, evaluate_only
+        self.synthesis, self.synthetic_share = synthesis, synthetic_share
+        self.val_hours, self.test_hours, self.near_per_hour = val_hours, test_hours, near_per_hour
+        self.corpus_seed, self.stream_snr_db, self.clips_per_epoch = corpus_seed, stream_snr_db, clips_per_epoch
+        self.batch_size, self.workers, self.build_workers, self._seed = batch_size, workers, build_workers, seed
+        counts = {"train_keywords": train_keywords, "train_near": train_near, "train_speech": train_speech}
+        counts |= {"held_out_voices": held_out_voices, "validation_voices": validation_voices, "folds": folds}
+        counts |= {"batch_size": batch_size, "build_workers": build_workers or 1, "near_phrases": near_phrases}
+        for name, value in {**counts, "clips_per_epoch": clips_per_epoch or 1}.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}.")
+        for name, least in {
+            "val_keywords": val_keywords, "test_keywords": test_keywords, "val_hours": val_hours,
+            "test_hours": test_hours, "near_per_hour": near_per_hour, "workers": workers,
+        }.items():  # fmt: skip
+            if least < 0:
+                raise UserError(f"{name} must not be negative, got {least}.")
+        self._check_shares(positive_share, near_share, noise_share)
+        if not 0.5 <= clip_seconds <= 30:
+            raise UserError(f"clip_seconds must lie between 0.5 and 30, got {clip_seconds}.")
+        for name, pair in (("snr_db", snr_db), ("gain_db", gain_db), ("stream_snr_db", stream_snr_db)):
+            if pair[0] > pair[1]:
+                raise UserError(f"{name} must be a lowest and a highest value, got {list(pair)}.")
+        if held_out_voices + validation_voices >= len(VARIANTS):
+            raise UserError(
+                f"held_out_voices {held_out_voices} and validation_voices {validation_voices} leave none of the "
+                f"{len(VARIANTS)} voices for training."
+            )
+        self.chunk = round(chunk_seconds * SAMPLE_RATE)
+        if self.chunk < HOP or self.chunk % HOP:
+            raise UserError(f"chunk_seconds must be a multiple of 0.02, got {chunk_seconds}.")
+        self._check_sources()
+        samples = round(clip_seconds * 100) * (SAMPLE_RATE // 100)
+        self.mixture = Mixture(samples, positive_share, near_share, noise_share, snr_db, gain_db)
+        # Recordings take the place of synthesised keywords where they validate or test.
+        keywords = (train_keywords, 0 if self._people("val") else val_keywords, 0 if self.path else test_keywords)
+        self.spec = WakeSpec(
+            self.phrase, keywords, (train_near, self._near(val_hours), self._near(test_hours)),
+            (train_speech, *(math.ceil(hours * UTTERANCES_PER_HOUR) for hours in (val_hours, test_hours))),
+            near_phrases, held_out_voices, validation_voices, corpus_seed,
+        )  # fmt: skip
+        self._ready = False
+
+    def _check_shares(self, positive: float, near: float, noise: float) -> None:
+        shares = {"positive_share": positive, "near_share": near, "noise_share": noise}
+        shares |= {"synthetic_share": self.synthetic_share}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise UserError(f"{name} is {share}; it must lie between 0 and 1.")
+        if not 0 < positive < 1 or positive + near + noise > 1:
+            raise UserError(
+                f"positive_share {positive}, near_share {near} and noise_share {noise} must leave some clips of each "
+                "kind: positive_share within 0 and 1, all three 1 together at most."
+            )
+        if not 0 < self.val_fraction < 1:
+            raise UserError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1.")
+        if self.folds < 2 or not 0 <= self.fold < self.folds:
+            raise UserError(f"fold is {self.fold}; with folds {self.folds} (2 or more) it goes from 0 to folds - 1.")
+
+    def _check_sources(self) -> None:
+        if self.path is None and (self.negatives or self.evaluate_only or not self.synthesis):
+            raise UserError("negatives, evaluate_only and synthesis: false need recordings of the phrase in path.")
+        if self.evaluate_only and not self.synthesis:
+            raise UserError("evaluate_only leaves nothing to train on without synthesis.")
+        for name, hours in (("val_hours", self.val_hours), ("test_hours", self.test_hours)):
+            if self.path is None and hours <= 0:
+                raise UserError(f"{name} must be above 0 where there are no recordings.")
+
+    def _people(self, part: str) -> bool:
+        """Whether recordings of people are in a part."""
+        return self.path is not None and (part == "test" or not self.evaluate_only)
+
+    def _near(self, hours: float) -> int:
+        return round(hours * self.near_per_hour)
+
+    def check(self) -> None:
+        """Refuse, before anything is read or built, what certainly fails later."""
+        Lexicon.default().pronounce(self.phrase)
+        if self.noise_folder is not None:
+            audio_files(self.noise_folder)
+        if self.path is not None:
+            takes = find_takes(self.phrase, self.path, self.manifest, self.negatives)
+            check_takes(takes, self.on_bad_file)
+            if not self.synthesis and all(take.positive for take in takes):
+                raise UserError(
+                    "every recording is the phrase: name folders without it in negatives, or use synthesis."
+                )
+            if not self.evaluate_only:
+                split_takes(takes, range(len(takes)), self.folds, self.fold, self.val_fraction, self.corpus_seed)
+        if self.synthesis:
+            require_word_list()
+            check_buildable(self._corpus_spec, self.spec.clips)
+        for part, hours in (("val", self.val_hours), ("test", self.test_hours)):
+            keywords = self.spec.keywords[PARTS.index(part)]
+            if keywords > hours * 360:
+                raise UserError(
+                    f"{part}_keywords {keywords} do not fit into {part}_hours {hours}: at most 360 an hour, so that "
+                    "there is negative audio between them."
+                )
+
+    def prepare_data(self) -> None:
+        """Build the corpus, or decode the recordings, where the cache does not hold them."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._ready:
+            return
+        self.seed = run_seed(self._seed)
+        self.noise = NoiseSource(folder=self.noise_folder)
+        self.corpus: Corpus | None = None
+        self.recordings: ClipCache | None = None
+        if self.synthesis:
+            self.corpus = open_or_build(self._corpus_spec(), lambda: write_script(self.spec), self.build_workers)
+        if self.path is not None:
+            self._read_recordings()
+        self._cut_pieces()
+        self._streams = self._lay_streams()
+        self._ready = True
+
+    def _corpus_spec(self) -> dict[str, Any]:
+        found = {}
+        for package in ("espeakng-loader", "wordfreq", "misaki"):
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "missing"
+        return {"kind": "WakeWords", **asdict(self.spec), "packages": found}
+
+    def _read_recordings(self) -> None:
+        assert self.path is not None
+        self.takes = find_takes(self.phrase, self.path, self.manifest, self.negatives)
+        self.recordings = read_takes(self.takes, self.on_bad_file)
+        usable = [int(clip) for clip in np.flatnonzero(self.recordings.ok)]
+        if self.evaluate_only:
+            tested = [[clip for clip in usable if self.takes[clip].positive == side] for side in (True, False)]
+            nothing: Parts = {"train": [], "val": []}
+            self.positive_clips, self.negative_clips = ({**nothing, "test": clips} for clips in tested)
+            self.split_by = "none"
+        else:
+            self.positive_clips, self.negative_clips, self.split_by = split_takes(
+                self.takes, usable, self.folds, self.fold, self.val_fraction, self.corpus_seed
+            )
+
+    def _cut_pieces(self) -> None:
+        """What training clips are put together from."""
+        self.origins: list[Pieces] = []
+        self.weights: list[float] = []
+        left_out = total = 0
+        if self.corpus is not None:
+            lexicon = Lexicon.default()
+            phones = {text: [lexicon.word(word) for word in text.split()] for text in set(self.corpus.texts)}
+            kinds = {
+                kind: corpus_pieces(self.corpus, f"train {kind}", phones) for kind in ("keyword", "near", "speech")
+            }
+            self.origins.append(Pieces(kinds["keyword"], kinds["near"], kinds["speech"]))
+            self.weights.append(self.synthetic_share if self._people("train") else 1.0)
+        if self.recordings is not None and self._people("train"):
+            sides = (self.positive_clips["train"], self.negative_clips["train"])
+            keywords, speech = ([recorded_piece(self.recordings, clip) for clip in clips] for clips in sides)
+            self.origins.append(Pieces(keywords, (), speech))
+            self.weights.append(1 - self.synthetic_share if self.synthesis else 1.0)
+        room = self.mixture.samples / SAMPLE_RATE - 0.1
+        for number, origin in enumerate(self.origins):
+            fitting = [piece for piece in origin.keywords if piece.end_s - piece.begin_s <= room]
+            left_out, total = left_out + len(origin.keywords) - len(fitting), total + len(origin.keywords)
+            self.origins[number] = Pieces(fitting, origin.near, origin.speech)
+        self.left_out = left_out
+        if total - left_out < _FITTING * total:
+            raise UserError(
+                f"{left_out} of {total} takes of '{self.phrase}' are longer than clip_seconds "
+                f"{self.mixture.samples / SAMPLE_RATE}: raise it."
+            )
+
+    def _lay_streams(self) -> dict[str, dict[int, Stream]]:
+        """Streams of each part by number: synthesised ones, then recordings."""
+        laid: dict[str, dict[int, Stream]] = {}
+        first = 0
+        for part, hours in (("val", self.val_hours), ("test", self.test_hours)):
+            streams: list[Stream] = []
+            if self.corpus is not None and hours > 0:
+                streams += self._sceneries(self.corpus, part, hours)
+            if self.recordings is not None and self._people(part):
+                source = self.recordings
+                streams += [Clip(source, clip) for clip in self.positive_clips[part]]
+                if self.negative_clips[part]:
+                    streams.append(Joined(source, self.negative_clips[part]))
+            laid[part] = dict(enumerate(streams, start=first))
+            first += len(streams)
+        return laid
+
+    def _sceneries(self, corpus: Corpus, part: str, hours: float) -> list[Stream]:
+        starts, ends = corpus.column("word_starts_s"), corpus.column("word_ends_s")
+        keywords = [Keyword(clip, starts[clip][0], ends[clip][-1]) for clip in corpus.clips(f"{part} keyword").tolist()]
+        speech = corpus.clips(f"{part} speech").tolist()
+        near = corpus.clips(f"{part} near").tolist()
+        count = max(1, math.ceil(hours / STREAM_HOURS - 1e-9))
+        noise = NoiseSource(DrawnSpeech(corpus, speech), self.noise_folder)
+        number = PARTS.index(part)
+        return [
+            Scenery(
+                corpus, keywords[i::count], [*speech[i::count], *near[i::count]], noise, hours / count * 3600,
+                seed=1000 * (self.corpus_seed * 10 + number) + i, snr_db=self.stream_snr_db,
+            )
+            for i in range(count)
+        ]  # fmt: skip
+
+    @property
+    def phrase_phones(self) -> list[int]:
+        """Phone ids of the phrase."""
+        return Lexicon.default().pronounce(self.phrase).phones
+
+    @property
+    def test_names(self) -> list[str]:
+        return [""]
+
+    def train_dataloader(self) -> DataLoader:
+        epoch = SharedEpoch()
+        takes = sum(len(origin.keywords) for origin in self.origins)
+        clips = self.clips_per_epoch or math.ceil(takes / self.mixture.positive_share)
+        babble = next((o.speech for o in self.origins if o.speech), ())
+        speech = DrawnSpeech(babble[0].source, [piece.clip for piece in babble]) if babble else None
+        pool = NoisePool(NoiseSource(speech, self.noise_folder), self.seed)
+        rows = WakeClips(self.origins, self.weights, pool, self.mixture, clips, self.seed, epoch)
+        sampler = BucketBatchSampler(np.zeros(clips), self.batch_size, self.seed, epoch=epoch)
+        return DataLoader(rows, batch_sampler=sampler, num_workers=self.workers, persistent_workers=self.workers > 0)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._chunks("val")
+
+    def test_dataloader(self) -> list[DataLoader]:
+        return [self._chunks("test")]
+
+    def _chunks(self, part: str) -> DataLoader:
+        chunks = StreamChunks(self._streams[part], self.chunk)
+        return DataLoader(chunks, batch_size=None, collate_fn=_as_it_is, num_workers=min(self.workers, 1))
+
+    def streams(self, part: str) -> dict[int, Stream]:
+        """The streams of ``val`` or ``test`` by number; no number is in both."""
+        return dict(self._streams[part])
+
+    def stream_events(self, stream: int) -> list[tuple[float, float]]:
+        """Begin and end of each keyword in a stream, seconds."""
+        return next(streams[stream] for streams in self._streams.values() if stream in streams).events
+
+    @property
+    def negative_hours(self) -> dict[str, float]:
+        """Hours without the phrase by part, at the metric's default tolerance and refractory time."""
+        return {
+            part: sum(
+                max(0.0, s.samples / SAMPLE_RATE - sum(end - begin + GUARD_S for begin, end in s.events))
+                for s in streams.values()
+            ) / 3600
+            for part, streams in self._streams.items()
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """What the record says of the data: identity, sizes, negative hours, and what the parts share."""
+        self.setup()
+        counts: dict[str, Any] = {}
+        shared: dict[str, dict[str, set[Any]]] = {}
+        for part in PARTS:
+            counts[part], shared[part] = self._count(part)
+        for part, hours in self.negative_hours.items():
+            keywords = sum(len(stream.events) for stream in self._streams[part].values())
+            counts[part] |= {"streams": len(self._streams[part]), "placed keywords": keywords,
+                             "negative hours": round(hours, 3)}  # fmt: skip
+        result = {
+            "hash": self._hash(),
+            "protocol": f"wake word '{self.phrase}'",
+            "counts": counts,
+            "overlap": {
+                f"{a}/{b}": {kind: len(shared[a][kind] & shared[b][kind]) for kind in shared[a]}
+                for a, b in combinations(PARTS, 2)
+            },
+            "left out of training for their length": self.left_out,
+        }
+        if self.recordings is not None:
+            result |= {"split by": self.split_by, "folds": self.folds, "fold": self.fold,
+                       "skipped": [str(self.takes[clip].file) for clip in self.recordings.bad]}  # fmt: skip
+        return result
+
+    def _count(self, part: str) -> tuple[dict[str, Any], dict[str, set[Any]]]:
+        counts: dict[str, Any] = {}
+        shared: dict[str, set[Any]] = {"voices": set(), "near phrases": set(), "recordings": set()}
+        if self.corpus is not None:
+            for kind in ("keyword", "near", "speech"):
+                clips = self.corpus.clips(f"{part} {kind}").tolist()
+                counts[f"synthesised {kind}"] = len(clips)
+                shared["voices"] |= {self.corpus.voices[clip] for clip in clips}
+                if kind == "near":
+                    shared["near phrases"] |= {self.corpus.texts[clip] for clip in clips}
+            counts |= {"voices": len(shared["voices"]), "near phrases": len(shared["near phrases"])}
+        if self.recordings is not None and self._people(part):
+            for kind, clips in (("positive", self.positive_clips[part]), ("negative", self.negative_clips[part])):
+                counts[f"recorded {kind}"] = len(clips)
+                shared["recordings"] |= {str(self.takes[clip].file) for clip in clips}
+                shared["voices"] |= {self.takes[clip].speaker for clip in clips} - {""}
+        return counts, shared
+
+    def _hash(self) -> str:
+        content: list[Any] = [asdict(self.mixture), self.stream_snr_db, self.val_hours, self.test_hours]
+        if self.corpus is not None:
+            content.append(self.corpus.key)
+        if self.recordings is not None:
+            content += [self.recordings.hash, self._parts(self.positive_clips), self._parts(self.negative_clips)]
+        if self.noise.recorded is not None:
+            content.append(self.noise.recorded.hash)
+        return content_hash(content)
+
+    @staticmethod
+    def _parts(clips: Parts) -> list[Sequence[int]]:
+        return [clips[part] for part in PARTS]
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
