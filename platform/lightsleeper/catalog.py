@@ -14,6 +14,7 @@ DATA: dict[str, str] = {
     "SpokenPhrases": "lightsleeper.data.spoken_phrases.SpokenPhrases",
     "SpokenWords": "lightsleeper.data.spoken_words.SpokenWords",
     "WakeWords": "lightsleeper.data.wake_words.WakeWords",
+    "SpeechCommands": "lightsleeper.data.speech_commands.SpeechCommands",
     "LibriPhrase": "lightsleeper.data.libriphrase.LibriPhrase",
     "AudioFolder": "lightsleeper.data.audio_folder.AudioFolder",
     "LocalText": "lightsleeper.data.local_text.LocalText",

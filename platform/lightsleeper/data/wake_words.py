@@ -182,10 +182,10 @@ class WakeWords(L.LightningDataModule):
         self.mixture = Mixture(samples, positive_share, near_share, noise_share, snr_db, gain_db)
         # Recordings take the place of synthesised keywords where they validate or test.
         keywords = (train_keywords, 0 if self._people("val") else val_keywords, 0 if self.path else test_keywords)
+        voiced = [math.ceil(hours * UTTERANCES_PER_HOUR) for hours in (val_hours, test_hours)]
         self.spec = WakeSpec(
             self.phrase, keywords, (train_near, self._near(val_hours), self._near(test_hours)),
-            (train_speech, *(math.ceil(hours * UTTERANCES_PER_HOUR) for hours in (val_hours, test_hours))),
-            near_phrases, held_out_voices, validation_voices, corpus_seed,
+            (train_speech, voiced[0], voiced[1]), near_phrases, held_out_voices, validation_voices, corpus_seed,
         )  # fmt: skip
         self._ready = False
 
