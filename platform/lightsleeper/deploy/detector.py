@@ -1,0 +1,209 @@
+"""An always-on detector around an exported or a torch wake-word model: samples in, events out.
+
+Between two calls it keeps the model's state, less than one hop of samples, and the decoder's few numbers: nothing grows
+with time. Any division of the samples into calls gives the same events.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightsleeper.deploy.runtime import OnnxGraph
+from lightsleeper.errors import UserError
+from lightsleeper.metrics.events import Event, EventDecoder
+
+Frames = tuple[NDArray[np.float32], NDArray[np.float32] | None, Any]
+"""Scores (n,), seconds back to the keyword's start (n,) or None, next state."""
+_MOST_SECONDS = 10.0  # given to a model at a time: an hour in one call needs no more memory than that
+
+
+class StreamModel(Protocol):
+    """A model that scores a stream hop by hop."""
+
+    longest: int | None
+    """Hops that one call takes, exactly; None: any number."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """``sample_rate``, ``hop_samples``, and where known ``threshold``, ``smoothing_frames``, ``refractory_s``,
+        ``wait_s``."""
+
+    def initial(self) -> Any: ...
+
+    def step(self, audio: NDArray[np.float32], state: Any) -> Frames: ...
+
+    def state_bytes(self) -> int: ...
+
+
+class OnnxStream:
+    """An exported streaming model: inputs ``audio`` (1, n hops) and ``state`` (1, S), outputs ``score`` (1, n), perhaps
+    ``offset`` (1, n) in seconds, and ``next_state``.
+
+    Raises UserError when the file is missing, no model, or not a streaming one.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        self.graph = OnnxGraph(path, threads)
+        self.metadata: dict[str, str] = self.graph.metadata
+        if {"audio", "state"} - self.graph.inputs.keys() or {"score", "next_state"} - set(self.graph.outputs):
+            raise UserError(
+                f"{path} is not a streaming detector: expected inputs audio, state and outputs score, next_state; it "
+                f"has {', '.join(self.graph.inputs)} and {', '.join(self.graph.outputs)}."
+            )
+        for key in ("sample_rate", "hop_samples"):
+            if key not in self.metadata:
+                raise UserError(f"{path} does not say its {key}: export it again.")
+        samples = self.graph.inputs["audio"][1]
+        self.longest = None if samples is None else samples // int(self.metadata["hop_samples"])
+        self._size = self.graph.inputs["state"][1] or int(self.metadata["state_size"])
+
+    def initial(self) -> NDArray[np.float32]:
+        return np.zeros((1, self._size), np.float32)
+
+    def step(self, audio: NDArray[np.float32], state: Any) -> Frames:
+        found = self.graph.run({"audio": audio[None], "state": state})
+        back = found["offset"][0] if "offset" in found else None
+        return found["score"][0], back, found["next_state"]
+
+    def state_bytes(self) -> int:
+        return 4 * self._size
+
+
+class TorchStream:
+    """A wake-word family in torch, through its ``stream`` and ``initial``.
+
+    ``metadata``: what the exported file would say; the model's own attributes fill in sample rate and hop.
+    """
+
+    longest: int | None = None
+
+    def __init__(self, model: Any, metadata: Mapping[str, str] | None = None) -> None:
+        self.model = model.eval()
+        rate = str(getattr(model, "sample_rate", 16_000))
+        self.metadata: dict[str, str] = {"sample_rate": rate, "hop_samples": str(model.hop_samples), **(metadata or {})}
+
+    def initial(self) -> Any:
+        return self.model.initial(1)
+
+    @torch.no_grad()
+    def step(self, audio: NDArray[np.float32], state: Any) -> Frames:
+        frames = self.model.stream(torch.from_numpy(audio)[None], state)
+        back = None if frames.start_s is None else frames.start_s[0].float().cpu().numpy()
+        return frames.score[0].float().cpu().numpy(), back, frames.state
+
+    def state_bytes(self) -> int:
+        state = self.initial()
+        return int(state.numel() * state.element_size())
+
+
+class StreamingDetector:
+    """Feed any number of samples; get the events that have become certain.
+
+    Args:
+        model: what scores the stream.
+        threshold: None: the one stored with the model, calibrated on validation data.
+        smoothing_frames: None: the model's, else 1.
+        refractory_s: None: the model's, else 1 s.
+        wait_s: None: the model's, else none; see `EventDecoder`.
+
+    Example::
+
+        detector = StreamingDetector(OnnxStream("export/model.onnx"))
+        for samples in microphone:
+            for event in detector.push(samples):
+                print(event.start_s, event.end_s, event.score)
+
+    Raises:
+        UserError: the model has no threshold and none was given.
+    """
+
+    def __init__(
+        self,
+        model: StreamModel,
+        threshold: float | None = None,
+        smoothing_frames: int | None = None,
+        refractory_s: float | None = None,
+        wait_s: float | None = None,
+    ) -> None:
+        stored = model.metadata
+        if threshold is None:
+            threshold = float(stored.get("threshold", "nan"))
+            if np.isnan(threshold):
+                raise UserError("the model was exported without a threshold: give one.")
+        self.model = model
+        self.sample_rate, self.hop = int(stored["sample_rate"]), int(stored["hop_samples"])
+
+        def value(given: float | None, key: str, otherwise: float) -> float:
+            return float(stored.get(key, otherwise)) if given is None else given
+
+        self.decoder = EventDecoder(
+            threshold,
+            self.hop / self.sample_rate,
+            int(value(smoothing_frames, "smoothing_frames", 1)),
+            value(refractory_s, "refractory_s", 1.0),
+            value(wait_s, "wait_s", 0.0),
+        )
+        most = max(1, int(_MOST_SECONDS * self.sample_rate) // self.hop)
+        self._most = min(most, model.longest or most) * self.hop
+        self.reset()
+
+    @classmethod
+    def open(cls, path: str | Path, threads: int = 1, **how: Any) -> "StreamingDetector":
+        """The detector of an exported file."""
+        return cls(OnnxStream(path, threads), **how)
+
+    def reset(self) -> None:
+        """Begin a new stream."""
+        self._state = self.model.initial()
+        self._decoded = self.decoder.initial()
+        self._rest: NDArray[np.float32] = np.zeros(0, np.float32)
+
+    @property
+    def seconds(self) -> float:
+        """Of the stream that have been scored."""
+        return self._decoded.frame * self.decoder.frame_s
+
+    def push(self, samples: NDArray) -> list[Event]:
+        """Events of the next samples (n,): float in [-1, 1], or int16. Times count from the start of the stream."""
+        return [event for _, events in self.frames(samples) for event in events]
+
+    def frames(self, samples: NDArray) -> Iterator[tuple[NDArray[np.float32], list[Event]]]:
+        """As ``push``, with the raw scores of each stretch, for a plot."""
+        samples = np.asarray(samples)
+        if samples.ndim != 1:
+            raise ValueError(f"samples of one channel (n,) were expected, got {samples.shape}")
+        if samples.dtype == np.int16:
+            samples = samples.astype(np.float32) / np.float32(32768)
+        audio = np.concatenate([self._rest, samples.astype(np.float32, copy=False)])
+        whole = len(audio) // self.hop * self.hop
+        self._rest = audio[whole:].copy()  # a view would hold the whole call's samples
+        # A graph of fixed length takes only that; the rest waits for more samples.
+        fixed = None if self.model.longest is None else self.model.longest * self.hop
+        if fixed is not None and (late := whole % fixed):
+            self._rest = audio[whole - late :].copy()
+            whole -= late
+        for start in range(0, whole, self._most):
+            scores, back, self._state = self.model.step(audio[start : min(start + self._most, whole)], self._state)
+            events, self._decoded = self.decoder.decode(scores, self._decoded, back)
+            yield scores, events
+
+    def finish(self) -> list[Event]:
+        """What the end of a stream makes certain: its last samples, filled up with silence, and an event that waits."""
+        unit = self.hop * (self.model.longest or 1)
+        events = self.push(np.zeros(-len(self._rest) % unit, np.float32)) if len(self._rest) else []
+        return events + self.decoder.finish(self._decoded)
+
+    def detect(self, chunks: Iterable[NDArray]) -> Iterator[Event]:
+        """All events of a stream given in chunks, as they become certain."""
+        for chunk in chunks:
+            yield from self.push(chunk)
+        yield from self.finish()
+
+    def state_bytes(self) -> int:
+        """Kept between two calls: the model's state, the rest of a hop, the decoder's numbers."""
+        kept = self.hop * (self.model.longest or 1) - 1 + 2 * (self.decoder.smoothing_frames - 1)
+        return self.model.state_bytes() + 4 * kept + 8 * 6
