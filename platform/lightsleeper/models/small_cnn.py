@@ -19,7 +19,7 @@ from lightsleeper.errors import UserError
 from lightsleeper.metrics.classes import ClassMetrics
 from lightsleeper.models.family import Batch, ExportGraph, Family
 from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
-from lightsleeper.nn.augment import FeatureAugment
+from lightsleeper.nn.augment import FeatureAugment, random_gain
 from lightsleeper.nn.frontend import LogMel
 from lightsleeper.nn.optimizer import scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least, share
@@ -162,19 +162,12 @@ class SpokenWordCNN(Family):
         return self.classify(self.frontend.center(self.frontend.power(audio), None))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        power = self.frontend.power(self._louder_or_softer(batch["audio"]))
+        power = self.frontend.power(random_gain(batch["audio"], self.gain_db))
         frames = torch.full((len(power),), power.shape[1], device=power.device)
         logits = self.classify(self.frontend.center(self.augment(power, frames), None))
         loss = F.cross_entropy(logits, batch["word"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(power))
         return loss
-
-    def _louder_or_softer(self, audio: Tensor) -> Tensor:
-        if self.gain_db is None:
-            return audio
-        low, high = self.gain_db
-        gain = low + (high - low) * torch.rand(len(audio), 1, device=audio.device)
-        return (audio * 10 ** (gain / 20)).clamp(-1, 1)
 
     def _evaluate(self, batch: Batch) -> None:
         logits = self(batch["audio"])

@@ -65,3 +65,12 @@ class FeatureAugment(nn.Module):
             axis = torch.arange(frames, device=mel.device)
             hidden |= ((axis >= start) & (axis < start + width))[:, :, None]
         return torch.where(hidden, fill, mel)
+
+
+def random_gain(audio: Tensor, gain_db: tuple[float, float] | None) -> Tensor:
+    """Clips (B, S) louder or softer by a gain drawn for each from lowest to highest, clipped to [-1, 1]."""
+    if gain_db is None:
+        return audio
+    low, high = gain_db
+    gain = low + (high - low) * torch.rand(len(audio), 1, device=audio.device)
+    return (audio * 10 ** (gain / 20)).clamp(-1, 1)
