@@ -7,6 +7,12 @@ MODELS: dict[str, str] = {
     "KeywordDSP": "lightsleeper.models.kws_dsp.KeywordDSP",
     "KeywordCMCD": "lightsleeper.models.kws_cmcd.KeywordCMCD",
     "SpokenWordCNN": "lightsleeper.models.small_cnn.SpokenWordCNN",
+    "SpokenWordBCResNet": "lightsleeper.models.bc_resnet.SpokenWordBCResNet",
+    "WakeWordCNN": "lightsleeper.models.wakeword_cnn.WakeWordCNN",
+    "BCResNet": "lightsleeper.models.bc_resnet.BCResNet",
+    "HEiMDaL": "lightsleeper.models.heimdal.HEiMDaL",
+    "DNNHMM": "lightsleeper.models.dnn_hmm.DNNHMM",
+    "DSTCN": "lightsleeper.models.ds_tcn.DSTCN",
     "CausalLM": "lightsleeper.models.causal_lm.CausalLM",
     "Classifier": "lightsleeper.models.classifier.Classifier",
 }

@@ -73,7 +73,7 @@ def latencies(graph: ExportGraph, path: Path, threads: Sequence[int], repeats: i
     rows: list[Row] = []
     for count in threads:
         session = OnnxGraph(path, count)
-        for chunk_ms in CLIP_MS if graph.bench is not None and graph.per == "clip" else (None,):
+        for chunk_ms in _chunks_ms(graph):
             inputs, content = bench_inputs(graph, chunk_ms)
             feeds = {name: value.numpy() for name, value in inputs.items()}
             times_ms = time_calls(lambda: session.run(feeds), repeats)  # noqa: B023 - called before the next round
@@ -93,6 +93,10 @@ def latencies(graph: ExportGraph, path: Path, threads: Sequence[int], repeats: i
                 }
             )
     return rows
+
+
+def _chunks_ms(graph: ExportGraph) -> tuple[float | None, ...]:
+    return graph.chunks_ms or (CLIP_MS if graph.bench is not None and graph.per == "clip" else (None,))
 
 
 def time_calls(call: Any, repeats: int = REPEATS, budget_s: float = BUDGET_S) -> list[float]:
@@ -162,7 +166,7 @@ def size_of(model: Family) -> dict[str, Any]:
 
 def peak_memory(path: Path, graph: ExportGraph) -> int | None:
     """Bytes that loading and running ``path`` adds to a fresh process; None where the child fails."""
-    inputs, _ = bench_inputs(graph, CLIP_MS[0] if graph.per == "clip" else None)
+    inputs, _ = bench_inputs(graph, _chunks_ms(graph)[0])
     with tempfile.TemporaryDirectory() as folder:
         feeds = Path(folder) / "inputs.npz"
         np.savez(feeds, **{name: value.numpy() for name, value in inputs.items()})  # type: ignore[arg-type]

@@ -40,6 +40,8 @@ class ExportGraph:
     """``bench(ms)`` draws one input of ``ms`` milliseconds for latency; None: ``sample(0)`` is timed."""
     per: str = "clip"
     """What one call processes: hop, clip, prompt, text, image or token."""
+    chunks_ms: tuple[float, ...] = ()
+    """Lengths of audio to time with ``bench``, the headline's first; empty: those of a clip."""
 
 
 class Family(L.LightningModule):

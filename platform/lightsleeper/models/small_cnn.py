@@ -15,17 +15,11 @@ import torch.nn.functional as F
 from lightsleeper_callbacks.repconv import RepConv1d
 from torch import Tensor, nn
 
-from lightsleeper.errors import UserError
-from lightsleeper.metrics.classes import ClassMetrics
-from lightsleeper.models.family import Batch, ExportGraph, Family
-from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
-from lightsleeper.nn.augment import FeatureAugment, random_gain
-from lightsleeper.nn.frontend import LogMel
-from lightsleeper.nn.optimizer import scheduled_adamw
-from lightsleeper.nn.ranges import above_zero, at_least, share
+from lightsleeper.models.word_classifier import HOP_MS, WordClassifier
+from lightsleeper.nn.augment import FeatureAugment
+from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.streaming import FeatureStream
 
-WINDOW_MS, HOP_MS = 30.0, 10.0
 FIRST_KERNEL, FIRST_STRIDE = 5, 2
 FRAME_MS = HOP_MS * FIRST_STRIDE  # of everything behind the first convolution
 
@@ -61,7 +55,7 @@ class ConvLayer(nn.Module):
         return F.relu(self.conv(self.pad(x)))
 
 
-class SpokenWordCNN(Family):
+class SpokenWordCNN(WordClassifier):
     """Plain CNN with re-parameterisable convolutions over log-mel frames, one class per word.
 
     Args:
@@ -84,8 +78,6 @@ class SpokenWordCNN(Family):
         weight_decay: Decoupled weight decay.
     """
 
-    headline = ("test/macro_accuracy",)
-
     def __init__(
         self,
         words: list[str],
@@ -106,95 +98,34 @@ class SpokenWordCNN(Family):
         warmup_steps: int = 50,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__()
-        if len(words) < 2 or len(set(words)) < len(words):
-            raise ValueError(f"words must be two or more different ones; got {words}")
-        at_least(2, n_mels=n_mels)  # the warp interpolates between two bands
+        augment = FeatureAugment(warp, noise, masks, min(masks, 1))
+        super().__init__(words, n_mels, normalize, gain_db, augment, lr, warmup_steps, weight_decay)
         at_least(1, width=width)
-        at_least(0, branches=branches, masks=masks, warmup_steps=warmup_steps, weight_decay=weight_decay)
-        above_zero(lr=lr, pool_seconds=pool_seconds)
-        share(noise=noise)
-        share(warp=warp, below_one=True)
+        at_least(0, branches=branches)
+        above_zero(pool_seconds=pool_seconds)
         if not kernels or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
             raise ValueError(f"kernels must be odd numbers of taps, one a block; got {list(kernels)}")
-        if gain_db is not None and not -120 <= gain_db[0] <= gain_db[1] <= 60:
-            raise ValueError(f"gain_db must be a lowest and a highest gain from -120 to 60; got {list(gain_db)}")
-        self._architecture = {
-            "words": list(words),
-            "n_mels": n_mels,
+        self._architecture |= {
             "width": width,
             "kernels": list(kernels),
             "branches": branches,
             "scale": scale,
             "skip": skip,
             "causal": causal,
-            "normalize": normalize,
             "pool_seconds": pool_seconds,
         }
-        self.words, self.causal = list(words), causal
+        self.causal = causal
         self.pool_frames = max(1, round(1000 * pool_seconds / FRAME_MS))
-        self.gain_db, self.lr = gain_db, lr
-        self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
-        self.frontend = LogMel(n_mels, SAMPLE_RATE, WINDOW_MS, HOP_MS, normalize)
-        self.augment = FeatureAugment(warp, noise, masks, min(masks, 1))
         how: dict[str, Any] = {"branches": branches, "scale": scale, "skip": skip, "causal": causal}
         layers = [ConvLayer(n_mels, width, FIRST_KERNEL, FIRST_STRIDE, **how)]
         for kernel in kernels:
             layers += [ConvLayer(width, width, kernel, groups=width, **how), ConvLayer(width, width, 1, **how)]
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(width, len(words))
-        self.class_metrics = ClassMetrics(words)
-
-    def architecture(self) -> dict[str, Any]:
-        return dict(self._architecture)
-
-    def setup(self, stage: str) -> None:
-        found = getattr(getattr(self.trainer, "datamodule", None), "words", self.words)
-        if list(found) != self.words:
-            raise UserError(f"model.words are {', '.join(self.words)}, but those of the data {', '.join(found)}.")
 
     def classify(self, features: Tensor) -> Tensor:
         """Features (B, T, mel) to logits (B, words)."""
         return self.head(self.layers(features.transpose(1, 2)).mean(2))
-
-    def forward(self, audio: Tensor) -> Tensor:
-        """Audio (B, S), 16 kHz in [-1, 1], at least 30 ms, to logits (B, words)."""
-        return self.classify(self.frontend.center(self.frontend.power(audio), None))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        power = self.frontend.power(random_gain(batch["audio"], self.gain_db))
-        frames = torch.full((len(power),), power.shape[1], device=power.device)
-        logits = self.classify(self.frontend.center(self.augment(power, frames), None))
-        loss = F.cross_entropy(logits, batch["word"])
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(power))
-        return loss
-
-    def _evaluate(self, batch: Batch) -> None:
-        logits = self(batch["audio"])
-        losses = F.cross_entropy(logits, batch["word"], reduction="none")
-        self.class_metrics.update(losses, logits.argmax(1), batch["word"], batch["speaker"])
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        found = self.class_metrics.results("val/", intervals=False)
-        for name in ("val/loss", "val/accuracy", "val/macro_accuracy"):
-            self.log(name, found[name].value, prog_bar=name == "val/macro_accuracy")
-        self.class_metrics.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate(batch)
-        # Test sets come one after the other; close each at its last batch.
-        if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
-            name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
-            found = self.class_metrics.results(f"test/{name}/" if name else "test/")
-            self.measured.update(found)
-            self.log_dict({key: value.value for key, value in found.items()}, add_dataloader_idx=False)
-            self.class_metrics.reset()
-
-    def configure_optimizers(self) -> Any:
-        return scheduled_adamw(self.trainer, self.parameters(), self.lr, self.weight_decay, "cosine", self.warmup_steps)
 
     def streaming(self) -> "WordStream":
         """A fresh stream. Raises ValueError where the network looks ahead."""
@@ -215,25 +146,6 @@ class SpokenWordCNN(Family):
 
     def _width(self) -> int:
         return self.head.in_features
-
-    def export_spec(self) -> list[ExportGraph]:
-        metadata = {
-            "family": type(self).__name__,
-            "sample_rate": str(SAMPLE_RATE),
-            "words": ",".join(self.words),
-            "score": "logits",
-        }
-        return [
-            ExportGraph(
-                "model",
-                self,
-                lambda seed: {"audio": sample_audio(seed)},
-                ["logits"],
-                {"audio": {1: "samples"}},
-                metadata,
-                bench=lambda ms: {"audio": sample_audio(0, ms)},
-            )
-        ]
 
 
 class _LayerStream:

@@ -11,13 +11,23 @@ class FeatureAugment(nn.Module):
     """Active in training only.
 
     The frequency warp stretches the mel axis by a factor drawn from [1 - warp, 1 + warp]: it moves formants as another
-    vocal tract would, which a handful of synthetic voices cannot.
+    vocal tract would, which a handful of synthetic voices cannot. ``freq_share`` and ``time_share``: widest mask, as a
+    share of the bands and of the frames.
     """
 
-    def __init__(self, warp: float = 0.12, noise: float = 0.5, freq_masks: int = 2, time_masks: int = 1) -> None:
+    def __init__(
+        self,
+        warp: float = 0.12,
+        noise: float = 0.5,
+        freq_masks: int = 2,
+        time_masks: int = 1,
+        freq_share: float = 0.15,
+        time_share: float = 0.12,
+    ) -> None:
         super().__init__()
         self.warp, self.noise = warp, noise
         self.freq_masks, self.time_masks = freq_masks, time_masks
+        self.freq_share, self.time_share = freq_share, time_share
 
     def forward(self, mel: Tensor, lengths: Tensor) -> Tensor:
         """Log-mel power (B, T, mel) with ``lengths`` (B,) frames to the same shape."""
@@ -55,12 +65,12 @@ class FeatureAugment(nn.Module):
         fill = mel.mean((1, 2), keepdim=True)
         hidden = torch.zeros(batch, frames, bands, dtype=torch.bool, device=mel.device)
         for _ in range(self.freq_masks):
-            width = torch.rand(batch, 1, device=mel.device) * (bands * 0.15)
+            width = torch.rand(batch, 1, device=mel.device) * (bands * self.freq_share)
             start = torch.rand(batch, 1, device=mel.device) * (bands - width)
             axis = torch.arange(bands, device=mel.device)
             hidden |= ((axis >= start) & (axis < start + width))[:, None, :]
         for _ in range(self.time_masks):
-            width = torch.rand(batch, 1, device=mel.device) * (lengths[:, None] * 0.12)
+            width = torch.rand(batch, 1, device=mel.device) * (lengths[:, None] * self.time_share)
             start = torch.rand(batch, 1, device=mel.device) * (lengths[:, None] - width)
             axis = torch.arange(frames, device=mel.device)
             hidden |= ((axis >= start) & (axis < start + width))[:, :, None]

@@ -7,6 +7,8 @@ whole strides; whatever the chunks, the outputs are the same. An output answers 
 with a stride s, output t sees the frames up to s (t + 1) - 1. Nothing counts, so nothing grows with time.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from lightsleeper_callbacks.repconv import RepConv1d
@@ -70,8 +72,8 @@ class Kept(Causal):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        channels = next(m.in_channels for m in self.layer.modules() if hasattr(m, "in_channels"))
-        return (int(channels), *(() if self.rows is None else (self.rows,)))
+        first: Any = next(part for part in self.layer.modules() if hasattr(part, "in_channels"))
+        return (first.in_channels, *(() if self.rows is None else (self.rows,)))
 
     @property
     def state_size(self) -> int:

@@ -21,7 +21,7 @@ FLOOR = -20.0  # score of a frame that no path has reached yet
 
 
 def chain_step(carry: Tensor, rows: Tensor, self_log: float, next_log: float, longest: int) -> Tensor:
-    """One frame. ``carry`` (B, 2K): V and the ages in frames of the paths, age 0 where there is none; ``rows`` (B, K)."""
+    """One frame. ``carry`` (B, 2K): V and the ages of the paths in frames, 0 where there is none; ``rows`` (B, K)."""
     states = rows.shape[1]
     before, ages = carry[:, :states], carry[:, states:]
     alive = (ages > 0) & (ages < longest)

@@ -1,4 +1,4 @@
-"""AdamW and its learning rate, as our families train."""
+"""AdamW and SGD with their learning rates, as our families train."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -43,5 +43,16 @@ def scheduled_adamw(
     )
     total = int(trainer.estimated_stepping_batches)
     factor = noam(warmup_steps) if schedule == "noam" else warmup_cosine(warmup_steps, total)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def scheduled_sgd(
+    trainer: L.Trainer, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, warmup_steps: int
+) -> dict[str, Any]:
+    """What `configure_optimizers` returns: SGD with momentum 0.9, a linear warm-up, then half a cosine down to zero."""
+    trained = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr, momentum=0.9, weight_decay=weight_decay)
+    factor = warmup_cosine(warmup_steps, int(trainer.estimated_stepping_batches), floor=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,8 +1,8 @@
 """What a wake-word network is trained on: labels of frames from the keyword's times, and the losses on them.
 
-A frame's time is that of the newest sample it has seen; it sees ``receptive_s`` seconds before. The rules are candidates
-for HEiMDaL's "alignment-based classification loss" (papers/heimdal 4), whose own could not be read; coverage is that of
-a sister paper (Samragh et al., arXiv 2210.13567). Times are compared with a tolerance of a microsecond.
+A frame's time is that of the newest sample it has seen; it sees ``receptive_s`` seconds back from there. The rules are
+candidates for HEiMDaL's "alignment-based classification loss" (papers/heimdal 4), whose own could not be read; coverage
+is that of a sister paper (Samragh et al., arXiv 2210.13567). Times are compared with a tolerance of a microsecond.
 """
 
 from typing import Literal
