@@ -56,7 +56,7 @@ class KeywordChain(Causal):
             raise ValueError(f"a chain of {states} states and paths of up to {longest} frames fit no keyword")
         if not 0 < stay < 1:
             raise ValueError(f"stay must be a probability between 0 and 1; got {stay}")
-        self.states, self.longest = states, longest
+        self.states, self.longest, self.past = states, longest, longest - 1
         self.self_log, self.next_log = math.log(stay), math.log(1 - stay)
 
     @property
