@@ -183,7 +183,7 @@ SLOW = ("bc_resnet", "heimdal_bc")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in TRAINED])
 def test_it_learns_to_hear_a_keyword_in_a_stream(name: str, tmp_path):
     model = make(name, shake=False, lr=1e-2, warmup_steps=5, fa_per_hour=60.0, **TRAINED[name]).train()
-    run = trainer(tmp_path, 10)
+    run = trainer(tmp_path, 16 if name == "dnn_hmm" else 10)
     run.fit(model, datamodule=Tones())
     assert run.callback_metrics["val/score"] <= 0.2
     found = model.eval().calibrate(stream(0, 20) + stream(1, 20))

@@ -1,4 +1,4 @@
-"""Numbers in comments: (R) RepCNN dossier 9, (H) HEiMDaL dossier 10."""
+"""Numbers in comments: (H) HEiMDaL dossier 10."""
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from lightsleeper.nn.wake_labels import (
     offset_loss,
     offset_targets,
     pooled_label_loss,
-    with_hardest,
 )
 
 TIMES = (torch.arange(150) + 1) * 0.02
@@ -110,11 +109,3 @@ def test_offsets_of_other_frames_have_no_gradient():
     assert not offsets.grad.isnan().any()
     nothing = offset_loss(offsets, TIMES, NAN, frame_labels(TIMES, NAN, NAN, 1.0, "end"), 1.0)
     assert nothing == 0
-
-
-# R12
-def test_hard_negatives_are_the_largest_losses_of_clips_without_keyword_and_all_keywords_stay():
-    losses = torch.tensor([0.1, 5.0, 0.2, 3.0, 4.0, 0.05])
-    keyword = torch.tensor([1, 0, 0, 0, 1, 0])
-    assert with_hardest(losses, keyword, 2).tolist() == [True, True, False, True, True, False]
-    assert with_hardest(losses, keyword, 50).all()

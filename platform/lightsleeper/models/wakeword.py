@@ -209,8 +209,9 @@ class WakeWord(Family):
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
-        self.log("val/score", self.metric.selection(), prog_bar=True)
-        self.log_dict({name: found.value for name, found in self.metric.results("val/", also=()).items()})
+        self.log("val/score", self.metric.selection(), prog_bar=True, batch_size=1)
+        found = self.metric.results("val/", also=())
+        self.log_dict({name: value.value for name, value in found.items()}, batch_size=1)
         self.metric.reset()
         self._state = None
 
@@ -222,7 +223,7 @@ class WakeWord(Family):
             threshold = None if self.threshold.isnan() else float(self.threshold)
             found = self.metric.results(f"test/{name}/" if name else "test/", threshold=threshold)
             self.measured.update(found)
-            self.log_dict({key: value.value for key, value in found.items()}, add_dataloader_idx=False)
+            self.log_dict({key: value.value for key, value in found.items()}, add_dataloader_idx=False, batch_size=1)
             self.curves[name or "test"] = self.metric.curve()
             self.metric.reset()
             self._state = None

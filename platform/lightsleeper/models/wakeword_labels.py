@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightsleeper.models.family import Batch
 from lightsleeper.models.wakeword import WakeWord
+from lightsleeper.nn.mining import hardest
 from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.wake_labels import (
     LATE_S,
@@ -13,7 +14,6 @@ from lightsleeper.nn.wake_labels import (
     label_loss,
     max_pooling_loss,
     pooled_label_loss,
-    with_hardest,
 )
 
 Labels = Literal["coverage", "end", "iou", "max_pool"]
@@ -68,4 +68,4 @@ class LabelledWakeWord(WakeWord):
         """Over the clips that teach."""
         if self.hardest is None or self.trainer.global_step < self.warmup_steps:
             return losses.mean()
-        return losses[with_hardest(losses, batch["keyword"], self.hardest)].mean()
+        return losses[hardest(losses, batch["keyword"], self.hardest)].mean()

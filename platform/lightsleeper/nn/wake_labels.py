@@ -98,13 +98,3 @@ def offset_loss(offsets: Tensor, times: Tensor, begin: Tensor, labels: Tensor, r
         return offsets.sum() * 0.0
     target = offset_targets(times, begin, receptive_s).to(offsets.dtype)
     return (offsets[positive] - target[positive]).abs().mean()
-
-
-def with_hardest(losses: Tensor, keyword: Tensor, count: int) -> Tensor:
-    """Which clips (B,) to learn from: all keywords, and of the others the ``count`` with the largest losses."""
-    kept = keyword > 0
-    others = (~kept).nonzero()[:, 0]
-    hardest = losses.detach()[others].topk(min(count, len(others))).indices
-    kept = kept.clone()
-    kept[others[hardest]] = True
-    return kept
