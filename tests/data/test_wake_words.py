@@ -35,6 +35,12 @@ def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def heard(tmp_path: Path, corpus_cache: None) -> Path:
+    """Ten takes of the synthesised phrase, beside the session's corpora."""
+    return write_folder(tmp_path / "heard", ["hey firefly", "other"], ["a", "b", "c", "d", "e"])
+
+
 def alone(folder: Path, **more: Any) -> WakeWords:
     arguments = {"path": folder, "negatives": [str(folder.parent / "more")], "synthesis": False, "batch_size": 4}
     return WakeWords("jarvis", **{**arguments, "chunk_seconds": 1.0, "seed": 1, **more})
@@ -136,8 +142,8 @@ def test_folds_of_clips_do_not_depend_on_the_runs_seed():
         fold_parts([0, 1, 2, 3], [0, 1, 2, 3], 5, 0, 0.15, 0)
 
 
-def test_recordings_may_be_the_test_alone(recorded: Path, spoken: WakeWords, monkeypatch: pytest.MonkeyPatch):
-    data = WakeWords("jarvis", path=recorded, evaluate_only=True, **TINY)
+def test_recordings_may_be_the_test_alone(heard: Path):
+    data = WakeWords(path=heard, evaluate_only=True, **TINY)
     data.setup("fit")
     assert sum(isinstance(stream, Clip) for stream in data.streams("test").values()) == 10
     assert [type(stream) for stream in data.streams("val").values()] == [Scenery]
@@ -147,10 +153,11 @@ def test_recordings_may_be_the_test_alone(recorded: Path, spoken: WakeWords, mon
     assert data.summary()["counts"]["train"]["synthesised keyword"] == 12
 
 
-def test_recordings_and_synthesis_train_together(recorded: Path):
-    data = WakeWords("jarvis", path=recorded, synthetic_share=0.5, clips_per_epoch=200, **TINY)
+def test_recordings_and_synthesis_train_together(heard: Path):
+    data = WakeWords(path=heard, synthetic_share=0.5, clips_per_epoch=200, **TINY)
     data.setup("fit")
-    clips = [data.train_dataloader().dataset[index] for index in range(60)]
+    rows = data.train_dataloader().dataset
+    clips = [rows[index] for index in range(60)]
     synthesised = np.mean([(clip["phones"] > 0).any().item() for clip in clips])
     assert 0.3 < synthesised < 0.95  # recordings may have synthesised neighbours
     assert len(data.streams("val")[0].events) == 0

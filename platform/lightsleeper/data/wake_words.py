@@ -7,6 +7,7 @@ synthesised speech may join in: as more training clips, and as hours without the
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -384,6 +385,8 @@ class WakeWords(L.LightningDataModule):
 
     def _chunks(self, part: str) -> DataLoader:
         chunks = StreamChunks(self._streams[part], self.chunk)
+        # Lightning fears that several workers would each give all of it; here there is one at most.
+        warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
         return DataLoader(chunks, batch_size=None, collate_fn=_as_it_is, num_workers=min(self.workers, 1))
 
     def streams(self, part: str) -> dict[int, Stream]:
