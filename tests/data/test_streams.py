@@ -77,6 +77,13 @@ def test_streams_hold_speech_and_quiet_and_every_noise():
     assert {passage.noise for passage in stream.passages} == set(stream.noise.kinds)
 
 
+@given(st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_as_many_keywords_as_are_allowed_find_a_place_with_any_seed(seed: int):
+    stream = scenery(seed, seconds=120.0, keywords=KEYWORDS * 3)
+    assert len(stream.events) == 15
+
+
 def test_too_many_keywords_are_refused():
     with pytest.raises(UserError, match="20 keywords need 0.04 hours of stream at 8 s each; there are 0.03"):
         scenery(seconds=120.0, keywords=KEYWORDS * 4)
@@ -125,6 +132,8 @@ def test_processes_share_streams_not_chunks(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("lightsleeper.data.streams._ranks", lambda rank=rank: (rank, 2))
         seen += [item["stream"] for item in StreamChunks(streams, chunk=10 * RATE)]
     assert seen == [0, 2, 4, 1, 3]
+    monkeypatch.setattr("lightsleeper.data.streams._ranks", lambda: (5, 6))
+    assert [item["stream"] for item in StreamChunks(streams, chunk=10 * RATE)] == [0]  # none is idle
 
 
 def test_a_stream_travels_to_a_worker_without_what_it_has_rendered():

@@ -119,6 +119,9 @@ def test_recordings_are_divided_by_speaker_and_stay_whole(recorded: Path):
     streams = list(data.streams("test").values())
     assert [type(stream) for stream in streams] == [Clip, Clip, Joined]
     assert streams[0].events == [(0.0, math.inf)]
+    numbers = list(data.streams("test"))
+    assert [data.recording(number).name for number in numbers[:2]] == ["jarvis_0.wav", "jarvis_1.wav"]
+    assert data.recording(numbers[2]) is None
     batch = next(iter(data.train_dataloader()))
     assert set(batch["phones"].unique().tolist()) <= {-1, 0}
 

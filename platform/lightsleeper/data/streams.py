@@ -149,30 +149,33 @@ class Scenery:
         order = [keywords[i] for i in rng.permutation(len(keywords))]
         share = self.samples / max(len(order), 1)
         due = [int((i + rng.uniform(0.1, 0.4)) * share) for i in range(len(order))]
+        needed = sum(self._span(keyword.clip) for keyword in order)  # samples that the keywords still to come take
         queue: list[int] = []
         at = 0
         while at < self.samples:
-            waiting = len(due) > 0 and due[0] <= at
-            talk = waiting or rng.random() < _TALK
+            latest = min(due[0], self.samples - needed) if due else self.samples  # of the next keyword
+            talk = at >= latest or rng.random() < _TALK
             length = rng.uniform(*(_TALK_S if talk else _QUIET_S)) * SAMPLE_RATE
             start, level_db = at, float(rng.uniform(*_SPEECH_DBFS))
             at += self._gap(rng)
             while talk and at < start + length:
-                keyword = None
-                if due and due[0] <= at:
-                    due.pop(0)
-                    keyword = order.pop(0)
-                elif not queue:
-                    queue = [int(speech[i]) for i in rng.permutation(len(speech))]
+                queue = queue or [int(speech[i]) for i in rng.permutation(len(speech))]
+                late = len(due) > 0 and (due[0] <= at or at + self._span(queue[-1]) + needed > self.samples)
+                keyword = order.pop(0) if late else None
                 clip = queue.pop() if keyword is None else keyword.clip
+                if keyword is not None:
+                    due.pop(0)
+                    needed -= self._span(clip)
                 end = at + round((self.source.seconds(clip) + _RING_S) * SAMPLE_RATE)
                 if end > self.samples:
+                    if keyword is not None:
+                        order.insert(0, keyword)
                     at = self.samples
                     break
                 louder = 0.0 if keyword is not None else float(rng.uniform(-_JITTER_DB, _JITTER_DB))
                 self.placed.append(Placed(at, end, clip, level_db + louder, keyword, int(rng.integers(2**62))))
                 at = end + self._gap(rng)
-            at = min(self.samples, at if talk else start + int(length))
+            at = min(self.samples, at if talk else max(at, min(start + int(length), latest)))
             kind = self.noise.kinds[int(rng.integers(len(self.noise.kinds)))]
             noise_db = level_db - float(rng.uniform(*self.snr_db)) if talk else float(rng.uniform(*_QUIET_DBFS))
             self.passages.append(Passage(start, at, kind, level_db, noise_db, int(rng.integers(2**62))))
@@ -181,6 +184,10 @@ class Scenery:
                 f"{len(order)} keywords found no place in a stream of {self.samples / SAMPLE_RATE / 3600:.2f} hours: "
                 "ask for more hours, fewer keywords or shorter utterances."
             )
+
+    def _span(self, clip: int) -> int:
+        """Samples that an utterance takes at most, with the gap after it."""
+        return round((self.source.seconds(clip) + _RING_S + _GAP_S[1]) * SAMPLE_RATE)
 
     @staticmethod
     def _gap(rng: np.random.Generator) -> int:
@@ -285,7 +292,9 @@ class StreamChunks(IterableDataset):
 
     def _mine(self) -> list[int]:
         rank, world = _ranks()
-        return list(self.streams)[rank::world]
+        numbers = list(self.streams)
+        # A process with nothing to do would skip the evaluation that the others wait in; the metric counts a stream once.
+        return numbers[rank::world] or numbers[:1]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for number in self._mine():

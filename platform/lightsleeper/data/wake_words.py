@@ -397,6 +397,11 @@ class WakeWords(L.LightningDataModule):
         """Begin and end of each keyword in a stream, seconds."""
         return next(streams[stream] for streams in self._streams.values() if stream in streams).events
 
+    def recording(self, stream: int) -> Path | None:
+        """The file behind a stream that is one recording of the phrase: outcomes of two detectors are paired by it."""
+        found = next(streams[stream] for streams in self._streams.values() if stream in streams)
+        return self.takes[found.clip].file if isinstance(found, Clip) else None
+
     @property
     def negative_hours(self) -> dict[str, float]:
         """Hours without the phrase by part, at the metric's default tolerance and refractory time."""
