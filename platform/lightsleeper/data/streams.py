@@ -293,7 +293,7 @@ class StreamChunks(IterableDataset):
     def _mine(self) -> list[int]:
         rank, world = _ranks()
         numbers = list(self.streams)
-        # A process with nothing to do would skip the evaluation that the others wait in; the metric counts a stream once.
+        # A process with nothing to do would skip the evaluation that the others wait in; metrics count a stream once.
         return numbers[rank::world] or numbers[:1]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
