@@ -74,7 +74,7 @@ class HEiMDaL(LabelledWakeWord):
 
     def read(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
         score = outputs[:, 0].sigmoid()
-        return (score, outputs[:, 1].clamp(0, 1) * self.receptive_s) if self.offset else (score, None)
+        return (score, outputs[:, 1].clamp(min=0) * self.receptive_s) if self.offset else (score, None)
 
     def loss(self, outputs: Tensor, times: Tensor, batch: Batch) -> Tensor:
         losses, labels = self.clip_losses(outputs[:, 0], times, batch)
