@@ -44,7 +44,7 @@ def chunks(audio: Tensor, sizes: list[int], hop: int) -> list[Tensor]:
 @torch.no_grad()
 def test_a_stream_equals_the_clip_for_any_chunks(name: str, sizes: list[int], folded: bool, seed: int):
     model = make(name)
-    if folded and name != "dnn_hmm":
+    if folded:
         put(model, folds(model))
     audio = noise(seed, 80, model).repeat(2, 1)
     state, scores, starts = model.initial(2), [], []
@@ -125,9 +125,7 @@ def onnx_stream(graph: OnnxGraph, model: WakeWord, audio: Tensor, sizes: list[in
 # 6 of the issue, H10: batch norms folded; the exporter needs ten seconds a family
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "repcnn" else pytest.mark.slow) for n in ALL])
 def test_the_exported_stream_equals_the_clip_hop_by_hop_and_in_random_chunks(name: str, tmp_path):
-    model = make(name)
-    if name != "dnn_hmm":
-        model, _ = finalize(model, {"fold": FoldOnExport()})
+    model, _ = finalize(make(name), {"fold": FoldOnExport()})
     model.threshold.fill_(0.25)
     artifact = export(model, tmp_path, ["onnx"], parity_inputs=8)[0]
     assert artifact["parity"]["max_scaled_diff"] <= 1e-4
@@ -155,7 +153,7 @@ def test_the_exported_stream_equals_the_clip_hop_by_hop_and_in_random_chunks(nam
     assert expected.items() <= graph.metadata.items()
     assert graph.metadata["target"] == "0.5 false alarms an hour on validation streams"
     assert "BatchNormalization" not in {n.op_type for n in onnx.load(tmp_path / "model.onnx").graph.node} or name in (
-        "bc_resnet", "heimdal_bc", "dnn_hmm"  # sub-spectral norms do not fold
+        "bc_resnet", "heimdal_bc"  # sub-spectral norms do not fold
     )  # fmt: skip
     rows = latencies(model.export_spec()[0], tmp_path / "model.onnx", [1], repeats=5)
     assert [(row["per"], row["chunk_ms"]) for row in rows] == [("hop", 20.0), ("hop", 80.0), ("hop", 320.0)]

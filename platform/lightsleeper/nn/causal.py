@@ -84,7 +84,7 @@ class Kept(Causal):
 
     def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         self._refuse_look_ahead()
-        if not self.frames:
+        if not self.frames:  # the state is nobody's
             return self.layer(x), state
         joined = torch.cat([state.unflatten(1, (*self.shape, self.frames)), x], dim=-1)
         return self.layer(joined), joined[..., x.shape[-1] :].flatten(1)
@@ -110,16 +110,17 @@ class Chain(Causal):
         return sum(layer.state_size for layer in self.layers if isinstance(layer, Causal))
 
     def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        kept, at = [], 0
+        sizes = [layer.state_size for layer in self.layers if isinstance(layer, Causal)]
+        parts = iter(state.split([size for size in sizes if size], 1) if any(sizes) else ())  # one node of a graph
+        kept = []
         for layer in self.layers:
-            if isinstance(layer, Causal):
-                size = layer.state_size
-                x, new = layer.stream(x, state[:, at : at + size] if size else state[:, :0])
-                at += size
-                if size:
-                    kept.append(new)
-            else:
+            if not isinstance(layer, Causal):
                 x = layer(x)
+            elif layer.state_size:
+                x, new = layer.stream(x, next(parts))
+                kept.append(new)
+            else:
+                x, _ = layer.stream(x, state)
         return x, torch.cat(kept, 1) if kept else state
 
     def forward(self, x: Tensor) -> Tensor:

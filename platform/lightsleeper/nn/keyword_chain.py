@@ -35,7 +35,7 @@ def chain_step(carry: Tensor, rows: Tensor, self_log: float, next_log: float, lo
     reached = best > NEVER
     value = torch.where(reached, torch.where(reached, best, 0.0) + rows, 0.0)
     age = torch.where(reached, torch.where(staying, ages, enter_ages) + 1, 0.0)
-    return torch.cat([value, age], 1)
+    return torch.cat([value, age], 1).reshape(carry.shape)  # ties the shapes for the exporter
 
 
 class KeywordChain(Causal):
@@ -71,7 +71,10 @@ class KeywordChain(Causal):
             carry = chain_step(carry, rows[0], self_log, next_log, longest)
             return carry, torch.stack([carry[:, states - 1], carry[:, -1]], 1)
 
-        state, last = recur(step, state, (scores.permute(2, 0, 1),))  # (T, B, 2)
+        # A copy: the exporter's scan wants its carry in one piece, and a state is part of a longer row.
+        state, last = recur(
+            step, state.clone(memory_format=torch.contiguous_format), (scores.permute(2, 0, 1),)
+        )  # (T, B, 2)
         return last[..., 0].T, last[..., 1].T, state
 
     def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
