@@ -81,7 +81,8 @@ class WordClassifier(Family):
     def _evaluate(self, batch: Batch) -> None:
         logits = self(batch["audio"])
         losses = F.cross_entropy(logits, batch["word"], reduction="none")
-        self.class_metrics.update(losses, logits.argmax(1), batch["word"], batch["speaker"])
+        groups = batch["speaker"] if "speaker" in batch else batch["clip"]  # clips of a speaker are not independent
+        self.class_metrics.update(losses, logits.argmax(1), batch["word"], groups)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch)
