@@ -160,6 +160,21 @@ def test_the_exported_stream_equals_the_clip_hop_by_hop_and_in_random_chunks(nam
     assert all(row["rtf"] == row["p50_ms"] / row["chunk_ms"] for row in rows)
 
 
+@pytest.mark.slow
+def test_a_graph_without_its_front_end_takes_features(tmp_path):
+    model = make("heimdal", frontend="separate")
+    export(model, tmp_path, ["onnx"], parity_inputs=4)
+    graph = OnnxGraph(tmp_path / "model.onnx")
+    assert graph.inputs == {"features": (1, 40, None), "state": (1, model.chain.state_size - 320)}
+    audio = noise(5, 20, model)
+    with torch.no_grad():
+        features, score = model.chain.layers[0](audio), model(audio)
+    found = graph.run({"features": features.numpy(), "state": torch.zeros(graph.inputs["state"]).numpy()})
+    assert (torch.from_numpy(found["score"]) - score).abs().max() <= SINGLE
+    assert graph.metadata["frontend"] == "log-mel, 40 bands, 30 ms every 10 ms, separate"
+    assert latencies(model.export_spec()[0], tmp_path / "model.onnx", [1], repeats=5)[0]["chunk_ms"] == 20.0
+
+
 def trainer(folder, epochs: int, *callbacks: L.Callback) -> L.Trainer:
     return L.Trainer(
         accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -175,7 +190,7 @@ TRAINED = {
     "bc_resnet": {"labels": "end", "hardest": 6},
     "heimdal_bc": {"labels": "iou", "pooled": True},
 }
-SLOW = ("bc_resnet", "heimdal_bc")
+SLOW = ("repcnn", "ds_tcn", "bc_resnet", "heimdal_bc")  # the others learn in ten seconds each
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in TRAINED])

@@ -5,7 +5,7 @@ and the start of the keyword. The same chain trains on clips, runs on streams an
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -52,6 +52,7 @@ class WakeWord(Family):
         smoothing_ms: Stretch over which scores are averaged before the threshold.
         refractory_s: Silence of the detector after an event.
         tolerance_s: How long after the keyword's end an event still counts.
+        frontend: inside, or separate for devices that bring their own: the exported graph takes log-mel features then.
     """
 
     threshold: Tensor
@@ -74,6 +75,7 @@ class WakeWord(Family):
         smoothing_ms: float = 60.0,
         refractory_s: float = 1.0,
         tolerance_s: float = 0.5,
+        frontend: Literal["inside", "separate"] = "inside",
     ) -> None:
         super().__init__()
         at_least(2, n_mels=n_mels)  # the warp interpolates between two bands
@@ -92,7 +94,9 @@ class WakeWord(Family):
             "smoothing_ms": smoothing_ms,
             "refractory_s": refractory_s,
             "tolerance_s": tolerance_s,
+            "frontend": frontend,
         }
+        self.frontend = frontend
         self.n_mels, self.gain_db = n_mels, gain_db
         self.lr, self.warmup_steps, self.weight_decay = lr, warmup_steps, weight_decay
         self.fa_per_hour, self.smoothing_ms = fa_per_hour, smoothing_ms
@@ -252,44 +256,50 @@ class WakeWord(Family):
         }
 
     def export_spec(self) -> list[ExportGraph]:
-        hop = self.hop_samples
-        graph = _StreamGraph(self).eval()
+        hop, inside = self.hop_samples, self.frontend == "inside"
+        front, *others = self.chain.layers
+        chain = self.chain if inside else Chain(*others)  # the same layers, in eval mode as they are
         tells_start = self.read(torch.zeros(1, self._outputs(), 1))[1] is not None
 
         def noise(seed: int, hops: int) -> Tensor:
-            return sample_audio(seed, 1000 * hops * self.frame_s)[:, : hop * hops]
+            audio = sample_audio(seed, 1000 * hops * self.frame_s)[:, : hop * hops]
+            return audio if inside else front(audio)
 
         @torch.no_grad()
         def sample(seed: int) -> dict[str, Tensor]:
             # The exporter takes an axis of length 1 for fixed: the first sample has more.
-            state = self.initial()
+            given = noise(seed, 4 + seed % 5)
+            state = chain.initial(given)
             if seed:
-                state = self.stream(noise(seed + 1000, 5 * (seed % 7) + 1), state).state
-            return {"audio": noise(seed, 4 + seed % 5), "state": state}
+                _, state = chain.stream(noise(seed + 1000, 5 * (seed % 7) + 1), state)
+            return {"audio" if inside else "features": given, "state": state}
+
+        @torch.no_grad()
+        def bench(ms: float) -> dict[str, Tensor]:
+            given = noise(0, max(1, round(ms / 1000 / self.frame_s)))
+            return {"audio" if inside else "features": given, "state": chain.initial(given)}
 
         return [
             ExportGraph(
                 "model",
-                graph,
+                _StreamGraph(chain, self.read).eval(),
                 sample,
                 ["score", "offset", "next_state"] if tells_start else ["score", "next_state"],
-                {"audio": {1: "samples"}},
+                {"audio": {1: "samples"}} if inside else {"features": {2: "frames"}},
                 {
                     "family": type(self).__name__,
                     "sample_rate": str(SAMPLE_RATE),
                     "hop_samples": str(hop),
-                    "state_size": str(self.chain.state_size),
+                    "state_size": str(chain.state_size),
                     "receptive_field_samples": str(self.receptive_samples),
                     "threshold": repr(float(self.threshold)),
                     "target": self._target(),
                     "fa_per_hour": repr(self.fa_per_hour),
                     "smoothing_frames": str(self.smoothing_frames),
                     "refractory_s": repr(self.refractory_s),
+                    "frontend": f"log-mel, {self.n_mels} bands, {WINDOW_MS:g} ms every {HOP_MS:g} ms, {self.frontend}",
                 },
-                bench=lambda ms: {
-                    "audio": noise(0, max(1, round(ms / 1000 / self.frame_s))),
-                    "state": self.initial(),
-                },
+                bench=bench,
                 per="hop",
                 chunks_ms=CHUNKS_MS,
             )
@@ -301,13 +311,14 @@ class WakeWord(Family):
 
 
 class _StreamGraph(nn.Module):
-    """The exported graph: audio (1, n * hop) and state (1, S) to scores (1, n), offsets in s where told, new state."""
+    """What is exported: audio (1, samples) or features (1, mel, n), and state (1, S), to scores (1, frames), offsets in
+    seconds where they are told, and the new state."""
 
-    def __init__(self, model: WakeWord) -> None:
+    def __init__(self, chain: Chain, read: Callable[[Tensor], tuple[Tensor, Tensor | None]]) -> None:
         super().__init__()
-        self.chain, self.read = model.chain, model.read
+        self.chain, self.read = chain, read
 
-    def forward(self, audio: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        outputs, state = self.chain.stream(audio, state)
+    def forward(self, given: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        outputs, state = self.chain.stream(given, state)
         score, start = self.read(outputs)
         return (score, state) if start is None else (score, start, state)
