@@ -226,11 +226,13 @@ def test_a_dnn_hmm_goes_on_learning_end_to_end(tmp_path):
         {"prune": PDPMasking(sparsity=0.5, start=0.0, end=0.5)},
         {"cluster": EDKMClustering(bits=4)},
         {"fold": FoldOnExport(at=1), "prune": PDPMasking(sparsity=0.5, start=0.5, end=0.8)},
+        {"prune": PDPMasking(sparsity=0.5, start=0.0, end=0.5, mode="channel", targets=["chain.layers.2.layer.0"])},
     ],
-    ids=["pdp", "edkm", "fold_pdp"],
+    ids=["pdp", "edkm", "fold_pdp", "channels"],
 )
 def test_compression_works_on_it(callbacks: dict, tmp_path):
-    model = make("repcnn", shake=False, width=16).train()
+    channels = getattr(callbacks.get("prune"), "mode", None) == "channel"
+    model = make("repcnn", shake=False, width=16, **({"branches": 0} if channels else {})).train()
     run = trainer(tmp_path, 2, *callbacks.values())
     run.fit(model, datamodule=Tones())
     final, report = finalize(model, callbacks)
@@ -245,7 +247,10 @@ def test_compression_works_on_it(callbacks: dict, tmp_path):
     assert (torch.cat(parts, 1) - scores).abs().max() <= SINGLE
     save_model(final, tmp_path / "m", {})
     assert torch.equal(load_model(tmp_path / "m")(audio), scores)
-    if "prune" in callbacks:
+    if channels:
+        assert final.chain.state_size < model.chain.state_size
+        assert report["prune"]["compress/parameters_removed"] > 0.2
+    elif "prune" in callbacks:
         assert report["prune"]["compress/sparsity"] == pytest.approx(0.5, abs=0.05)
 
 

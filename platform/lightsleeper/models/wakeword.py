@@ -166,6 +166,10 @@ class WakeWord(Family):
         """Scores (B, T) of clips (B, S), as of streams that begin with them; a last part of a hop is left out."""
         return self.read(self.chain(self.whole_hops(audio)))[0]
 
+    def example_input(self) -> Tensor:
+        """Audio (1, samples) for whoever traces the network: of the streaming graph, states are outputs too."""
+        return sample_audio(0, 600.0)
+
     def whole_hops(self, audio: Tensor) -> Tensor:
         return audio[:, : audio.shape[1] // self.hop_samples * self.hop_samples]
 
