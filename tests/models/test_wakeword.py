@@ -187,10 +187,8 @@ TRAINED = {
     "heimdal": {"positive_weight": 3.0},
     "dnn_hmm": {},
     "ds_tcn": {},
-    "bc_resnet": {"labels": "end", "hardest": 6},
-    "heimdal_bc": {"labels": "iou", "pooled": True},
 }
-SLOW = ("repcnn", "ds_tcn", "bc_resnet", "heimdal_bc")  # the others learn in ten seconds each
+SLOW = ("repcnn", "ds_tcn")  # the others learn in ten seconds each
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in TRAINED])
