@@ -25,7 +25,7 @@ from lightsleeper.search.folder import folder_of
 RECIPE = "classifier_small"
 TARGET_SPEEDUP = 1.7
 TARGET_BOOKKEEPING = 0.02
-STEPS = 150  # about 15 s of one thread
+STEPS = 40  # with its start, about 20 s of one thread
 ARMS = {"serial": (1, 1), "parallel": (2, 1), "serial, two threads": (1, 2)}
 """Name -> (workers, threads of each)."""
 
