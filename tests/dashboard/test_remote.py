@@ -126,7 +126,9 @@ def test_a_foreign_run_is_named_and_skipped():
     "summary_metrics", [None, {}, {"status": 3}, {"artifacts.x.bytes": 1, "artifacts.9.b": {}}, {"test/a": "NaN"}]
 )
 def test_odd_summaries_break_nothing(summary_metrics: Any):
-    payload(remote.rows(FakeApi([online(contents()[5], summary_metrics=summary_metrics, job_type=None)]), PROJECT))
+    api = FakeApi([online(contents()[5], summary_metrics=summary_metrics, job_type=None)])
+    built = payload(remote.rows(api, PROJECT))
+    assert len(built["runs"]["id"]) + len(built["skipped"]) == 1
 
 
 @pytest.mark.parametrize("project", ["kws", "a/b/c", "", "a b/c", "/kws"])
