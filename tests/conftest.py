@@ -9,6 +9,9 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported: tests side by side share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 # Benchmarks of a machine wait for each other: those of tests only for those of other tests, also in child processes.
 tempfile.tempdir = os.environ["TMPDIR"] = str(Path(tempfile.gettempdir(), f"lightsleeper-tests-{os.getuid()}"))
 Path(tempfile.tempdir).mkdir(exist_ok=True)

@@ -290,7 +290,7 @@ def test_slurm_jobs_share_a_study(sweep: Run, tmp_path: Path, monkeypatch: pytes
     jobs: list[Any] = []
     original = submitit.AutoExecutor.map_array
     monkeypatch.setattr(submitit.AutoExecutor, "map_array", lambda *words: jobs.extend(original(*words)) or jobs)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ["PYTHONPATH"]]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
     path = write_sweep(tmp_path, FIT, "--trainer.max_epochs=1")
     code, out, err = sweep(
         str(path), "--id", "s-1", "--slurm", "--slurm-set", "cluster=local", "--slurm-set", "timeout_min=5",

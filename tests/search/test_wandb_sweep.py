@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb as wandb_client
 import yaml
 from lightsleeper.errors import UserError
 from lightsleeper.recipe import shipped
@@ -54,6 +55,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
         for name, value in (("BASE_URL", stand_in.url), ("API_KEY", KEY), ("SILENT", "false")):
             monkeypatch.setenv(f"WANDB_{name}", value)
         before = {name: os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT")}
+        wandb_client.teardown()  # a process remembers the server it spoke to first
         yield stand_in
         for name, value in before.items():  # W&B's client sets them
             os.environ.pop(name, None)
