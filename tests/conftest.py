@@ -9,7 +9,8 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported: tests side by side share the cores
+# Tests that run side by side share the cores; set before torch is imported.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 # Benchmarks of a machine wait for each other: those of tests only for those of other tests, also in child processes.
