@@ -171,6 +171,15 @@ def test_killed_inside_a_required_step_the_run_resumes_that_step(moment: str):
     assert_equal_runs(last("step", uninterrupted(required=True).parents[1]), step)
 
 
+def test_a_run_resumed_by_its_folder_finds_its_steps_beside_it():
+    path = two_recipes()
+    assert stopped("step:9:kill", path) == KILLED
+    step = last("step")
+    assert main(["run", "--resume", str(last("both")), "--runs-dir", "others"]) == 0
+    assert read(step).status == "finished"
+    assert not Path("others").exists()
+
+
 # --- refusals ---
 
 

@@ -66,6 +66,7 @@ def run(
         folder = _create(todo, runs_dir, entry=sweep.entry if sweep else agent_entry(todo.settings))
     else:
         folder = find(resume, runs_dir, recipe.name if recipe else None)
+        runs_dir = folder.absolute().parents[1]  # wherever it lies, the steps it requires lie beside it
         todo = plan(recipe or recipes.load([folder / RECIPE]))
         if ranks.is_follower():
             return ranks.follow(todo, runs_dir, folder)
