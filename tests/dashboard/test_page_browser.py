@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 from dashboard.page_driver import CHROMIUM, SIZES, VIEWS, Page, bare, chromium, latency, made_up, quality, write
+from lightsleeper.dashboard.page.render import render
 from lightsleeper.dashboard.pareto import front_rows
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")]
@@ -115,6 +116,14 @@ def test_every_view_draws_within_the_window_at_every_size(opened, count):
     for width, height in SIZES.values():
         page.page.set_viewport_size({"width": width, "height": height})
         walk(page, content)
+
+
+def test_a_watched_page_left_alone_shows_what_was_written_since_and_stays_where_it_was(opened):
+    page = opened({**made_up(3), "reload_s": 1}, link(view="runs"))
+    assert page.page.locator("#panel tbody tr").count() == 3
+    page.path.write_text(render(made_up(5)))
+    page.page.locator("#panel tbody tr").nth(4).wait_for(timeout=20_000)
+    assert page.page.get_attribute("#tab-runs", "aria-selected") == "true"
 
 
 def walk(page: Page, content: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ HELP = (
 )
 FORMATS = ("png", "svg", "csv")
 PORT = 8765
+RELOAD_S = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +54,16 @@ def main(args: argparse.Namespace) -> int:
         return 0
     path = Path(args.out or root / make.PAGE)
     payload = source.payload()
-    make.write_page(payload, path)
+    live = {"reload_s": RELOAD_S} if args.watch else {}
+    make.write_page({**payload, **live}, path)
     print(_told(payload, path))
     if args.open:
         _open(path.resolve().as_uri())
     if args.watch:
-        print("watching; Ctrl-C ends")
+        print(f"watching; an open page reloads every {RELOAD_S} s while it is left alone; Ctrl-C ends")
         with contextlib.suppress(KeyboardInterrupt):
-            make.watch(source, lambda payload: make.write_page(payload, path), print)
+            make.watch(source, lambda payload: make.write_page({**payload, **live}, path), print)
+        make.write_page(source.payload(), path)  # one that stays as it is
     return 0
 
 

@@ -233,6 +233,20 @@ function drawTray() {
   );
 }
 
+// --- a page that is written again while it is open ---
+
+const LEFT_ALONE_MS = 5000;
+let touched = 0;
+for (const kind of ["pointerdown", "pointermove", "keydown", "wheel"]) {
+  addEventListener(kind, () => (touched = Date.now()), { passive: true });
+}
+// A page opened from disk cannot ask whether its file has changed. What is on screen lies in the fragment and stays.
+if (payload.reload_s) {
+  setInterval(() => {
+    if (Date.now() - touched > LEFT_ALONE_MS && !document.querySelector("dialog[open]")) location.reload();
+  }, 1000 * payload.reload_s);
+}
+
 // --- start ---
 
 byId("main").append(h("div", { id: "panel", role: "tabpanel", tabindex: "-1" }));
