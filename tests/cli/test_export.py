@@ -64,6 +64,15 @@ def test_mistakes_are_one_line(cli, words, message):
     assert failed.out == ""
 
 
+def test_the_files_that_a_record_describes_are_not_written_over(cli):
+    folder = tiny_runs() / "tiny" / RUN
+    before = (folder / "export" / "model.onnx").stat().st_mtime_ns
+    failed = cli("export", RUN, "--runs-dir", str(tiny_runs()), "--out", str(folder / "export"))
+    assert failed.code == 2
+    assert f"holds the files that the record of {RUN} describes" in failed.err
+    assert (folder / "export" / "model.onnx").stat().st_mtime_ns == before
+
+
 def test_a_run_without_a_finalized_model_says_so(cli, tmp_path):
     folder = tmp_path / "tiny" / RUN
     folder.mkdir(parents=True)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from lightsleeper.cli.sources import add_source, locate, positive
+from lightsleeper.errors import UserError
 
 HELP = (
     "Export the finalized model of a run again: one ONNX file per graph, packed weights, checked against the model "
-    "before they get their names. The run and its record stay as they are unless --out is its own export folder."
+    "before they get their names. The run, its files and its record stay as they are."
 )
 
 
@@ -30,6 +31,9 @@ def main(args: argparse.Namespace) -> int:
 
     run_id = folder.parent.name if folder.name == "export" else folder.name
     out = Path(args.out or f"export-{run_id}")
+    own = folder if folder.name == "export" else folder / "export"
+    if out.resolve() == own.resolve():
+        raise UserError(f"--out {out} holds the files that the record of {run_id} describes; give another folder.")
     artifacts = export(load_model(folder), out, args.formats, args.parity_inputs)
     if args.json:
         import json
