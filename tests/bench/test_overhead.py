@@ -18,19 +18,20 @@ from tiny_family import tiny_recipe
 
 
 def test_ratio_and_upper_bound_are_of_the_pairs():
-    bare = [Timing(1.0, fit, 0.5) for fit in (10.0, 20.0, 30.0, 10.0, 20.0)]
+    bare = [Timing(1.0, fit, 0.5, 4.0) for fit in (10.0, 20.0, 30.0, 10.0, 20.0)]
     factors = [1.0, 1.01, 1.02, 1.03, 1.5]
-    ours = [Timing(2.0, timing.fit * factor, 1.0) for timing, factor in zip(bare, factors, strict=True)]
+    ours = [Timing(2.0, timing.fit * factor, 1.0, 5.0) for timing, factor in zip(bare, factors, strict=True)]
     found = summary(ours, bare)
     assert found["ratio"] == pytest.approx(1.02)
     assert 1.02 < found["ratio_upper"] <= 1.5
     assert found["ratios"] == pytest.approx(factors)
+    assert (found["cpu_ratio"], found["cpu_ratio_upper"]) == (1.25, 1.25)
     assert found["run"]["start"] == 2.0
     assert found["bare"] == {"start": 1.0, "fit": 20.0, "stop": 0.5}
 
 
 def test_equal_pairs_have_no_spread():
-    timings = [Timing(1.0, fit, 1.0) for fit in np.linspace(1, 2, 10)]
+    timings = [Timing(1.0, fit, 1.0, 1.0) for fit in np.linspace(1, 2, 10)]
     assert summary(timings, timings)["ratio_upper"] == 1.0
 
 
@@ -40,7 +41,7 @@ def test_pairs_alternate_and_leave_nothing_behind(tmp_path, monkeypatch):
     def timed(side):
         def run(*_):
             order.append(side)
-            return Timing(1.0, 2.0, 3.0)
+            return Timing(1.0, 2.0, 3.0, 4.0)
 
         return run
 
@@ -67,6 +68,7 @@ def test_both_sides_train_the_same_steps(tmp_path, monkeypatch):
     assert found["bare"]["fit"] > 0
     assert found["run"]["start"] > 0
     assert found["bare"]["stop"] > 0
+    assert 0.2 < found["cpu_ratio"] < 5
     bare, ours = folder / "bare-0" / "checkpoints" / "last.ckpt", next(folder.glob("tiny/*/checkpoints/last.ckpt"))
     steps = [torch.load(path, weights_only=True)["global_step"] for path in (bare, ours)]
     assert steps == [24, 24]  # four epochs of six batches

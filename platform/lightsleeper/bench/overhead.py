@@ -2,10 +2,12 @@
 
 Pairs of one `lightning run` (stage fit) and one `bare_fit` script with the same model, data, logger and checkpoints,
 the order alternating within the pairs, so that a machine that slows down hits both. The ratio is that of the fits;
-start and stop are what the processes take before and after them.
+start and stop are what the processes take before and after them. Beside the clock stands the processors' time of whole
+processes, start and stop included: other programs of the machine disturb it less.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,11 +31,12 @@ FIT_DONE = "fit: done in"  # a line of the run's log
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one process."""
+    """Seconds of one process, and of processors that it and its children used."""
 
     start: float
     fit: float
     stop: float
+    cpu: float = math.nan
 
 
 def run(
@@ -70,38 +73,49 @@ def run(
 
 
 def summary(ours: Sequence[Timing], bare: Sequence[Timing]) -> dict[str, Any]:
-    """Median ratio of the fits with its bootstrap upper 95 % bound, and the medians of every part."""
+    """Median ratios, of the fits and of processor time, with bootstrap upper 95 % bounds; medians of every part."""
     ratios = np.array([a.fit / b.fit for a, b in zip(ours, bare, strict=True)])
-    draws = np.random.default_rng(0).integers(0, len(ratios), (RESAMPLES, len(ratios)))
-    medians = np.median(ratios[draws], axis=1)
+    used = np.array([a.cpu / b.cpu for a, b in zip(ours, bare, strict=True)])
     return {
         "pairs": len(ratios),
         "ratio": float(np.median(ratios)),
-        "ratio_upper": float(np.quantile(medians, 0.95)),
+        "ratio_upper": _upper_bound(ratios),
         "ratios": ratios.tolist(),
+        "cpu_ratio": float(np.median(used)),
+        "cpu_ratio_upper": _upper_bound(used),
+        "cpu_ratios": used.tolist(),
         "run": {part: float(np.median([getattr(t, part) for t in ours])) for part in ("start", "fit", "stop")},
         "bare": {part: float(np.median([getattr(t, part) for t in bare])) for part in ("start", "fit", "stop")},
     }
 
 
+def _upper_bound(ratios: np.ndarray) -> float:
+    """Bootstrap upper 95 % bound of the median."""
+    draws = np.random.default_rng(0).integers(0, len(ratios), (RESAMPLES, len(ratios)))
+    return float(np.quantile(np.median(ratios[draws], axis=1), 0.95))
+
+
 def _platform(command: list[str], root: Path, name: str) -> Timing:
     before = set(root.glob(f"{name}/*"))
-    began, done_at, ended = _timed(command, FIT_DONE, "`lightning run`")
+    began, done_at, ended, cpu = _timed(command, FIT_DONE, "`lightning run`")
     (folder,) = [path for path in set(root.glob(f"{name}/*")) - before if read(path).parent is None]
     fit_s = read(folder).seconds["fit"]
-    return Timing(done_at - began - fit_s, fit_s, ended - done_at)
+    return Timing(done_at - began - fit_s, fit_s, ended - done_at, cpu)
 
 
 def _bare(config: Path, folder: Path) -> Timing:
     found: list[str] = []
     command = [sys.executable, "-m", "lightsleeper.bench.bare_fit", str(config), str(folder)]
-    began, done_at, ended = _timed(command, MARK, "the bare script", found)
+    began, done_at, ended, cpu = _timed(command, MARK, "the bare script", found)
     fit_s = json.loads(found[0].removeprefix(MARK))["fit_s"]
-    return Timing(done_at - began - fit_s, fit_s, ended - done_at)
+    return Timing(done_at - began - fit_s, fit_s, ended - done_at, cpu)
 
 
-def _timed(command: list[str], mark: str, name: str, found: list[str] | None = None) -> tuple[float, float, float]:
-    """Run a process; monotonic times of its start, of the first line that begins with ``mark``, and of its end."""
+def _timed(
+    command: list[str], mark: str, name: str, found: list[str] | None = None
+) -> tuple[float, float, float, float]:
+    """Run a process; monotonic times of its start, of the first line that begins with ``mark``, and of its end, and
+    the processor seconds of it and the children it has waited for."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     began = time.monotonic()
     done_at = None
@@ -117,12 +131,14 @@ def _timed(command: list[str], mark: str, name: str, found: list[str] | None = N
                     if found is not None:
                         found.append(line)
                 last = line.strip() or last
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
         except BaseException:  # stopped: a training must not outlive its measurement
             child.terminate()
             raise
     if child.returncode != 0 or done_at is None:
         raise UserError(f"{name} failed with exit code {child.returncode}: {last}")
-    return began, done_at, time.monotonic()
+    return began, done_at, time.monotonic(), usage.ru_utime + usage.ru_stime
 
 
 def _config(root: Path, name: str) -> dict[str, Any]:

@@ -136,6 +136,10 @@ def overhead(args: argparse.Namespace) -> dict[str, Any]:
         f"fit ratio: median {found['ratio']:.3f}, upper 95 % bound {found['ratio_upper']:.3f} "
         f"(pairs {low:.3f}-{high:.3f}); target {TARGET_OVERHEAD}: {reached}"
     )
+    print(
+        f"processor time of whole processes: median ratio {found['cpu_ratio']:.3f}, upper 95 % bound "
+        f"{found['cpu_ratio_upper']:.3f} (pairs {min(found['cpu_ratios']):.3f}-{max(found['cpu_ratios']):.3f})"
+    )
     return found
 
 
