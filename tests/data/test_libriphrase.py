@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ready(root: Path, **arguments: object) -> LibriPhrase:
-    defaults = {"train_subsets": ["train-clean-100"], "num_workers": 0, "val_speakers": 0.3, "batch_size": 16}
+    defaults = {"train_subsets": ["train-clean-100"], "workers": 0, "val_speakers": 0.3, "batch_size": 16}
     data = LibriPhrase(root, **{**defaults, **arguments})  # type: ignore[arg-type]
     data.prepare_data()
     data.setup()

@@ -128,6 +128,20 @@ def test_batches_have_the_keys_of_spoken_words(tree: Path):
     assert batch["audio"].shape == (5, 16_000)
     assert batch["audio"].dtype is torch.float32
     assert batch["word"].max() < 12
+    assert batch["speaker"].shape == batch["clip"].shape == (5,)
+
+
+def test_clips_of_a_speaker_share_a_number_and_every_silence_has_its_own(tree: Path):
+    data = opened(tree)
+    rows = data.train_dataloader().dataset
+    items = [rows[index] for index in range(len(rows))]
+    silent = [item["speaker"] for item in items if item["clip"] < 0]
+    assert len(set(silent)) == len(silent) > 1
+    pairs = {
+        (data.files[item["clip"]].name.split("_nohash_")[0], item["speaker"]) for item in items if item["clip"] >= 0
+    }
+    assert len(pairs) == len({name for name, _ in pairs}) == len({number for _, number in pairs})
+    assert not set(silent) & {number for _, number in pairs}
 
 
 def test_the_official_test_archive_replaces_the_list(tree: Path, tmp_path: Path):

@@ -43,6 +43,16 @@ def test_texts_longer_than_the_graph_are_refused(exported):
         OnnxModel(exported).match(np.zeros(8000), phones, np.zeros(17, dtype=np.int64))
 
 
+def test_texts_with_more_tokens_than_the_graph_keeps_are_refused(exported, monkeypatch):
+    model = OnnxModel(exported)
+    phones = np.arange(1, 4)
+    enrolled = model.enroll(phones, phones * 0)
+    more = {**enrolled, "token_count": np.array([enrolled["tokens"].shape[1] + 2])}
+    monkeypatch.setattr(model, "enroll", lambda *_: more)
+    with pytest.raises(UserError, match=r"a text of \d+ words is too long: this model takes up to"):
+        model.match(np.zeros(8000), phones, phones * 0)
+
+
 def test_short_audio_is_padded_to_what_the_graph_needs(matcher):
     model = TorchModel(matcher)
     phones = np.array([3])

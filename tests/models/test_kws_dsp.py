@@ -131,6 +131,54 @@ def test_calibration_orders_and_thresholds_the_validation_pairs() -> None:
     assert weights.sum() == pytest.approx(1.0)
 
 
+def test_a_pair_without_a_partition_does_not_decide_the_fusion() -> None:
+    model = _model(token="phone").eval()
+    batch = random_batch(8)
+    batch |= {"label": torch.tensor([1, 0] * 4), "kind": torch.tensor([0, 1] * 4)}
+    batch |= {"episode": torch.arange(8), "word_count": torch.ones(8, dtype=torch.long)}
+    model.calibrate([batch])
+    weights = model.fusion.clone()
+    short = {k: v[:1].clone() if isinstance(v, torch.Tensor) else v[:1] for k, v in batch.items()}
+    short["audio_lengths"] = torch.tensor([3000])  # 4 frames, 6 phones
+    model.calibrate([batch, short])
+    assert torch.equal(model.fusion, weights)
+
+
+def test_without_validation_pairs_of_both_kinds_nothing_is_calibrated() -> None:
+    model = _model().eval()
+    batch = random_batch(2)
+    batch |= {"label": torch.tensor([1, 1]), "kind": torch.tensor([0, 0])}
+    batch |= {"episode": torch.arange(2), "word_count": torch.ones(2, dtype=torch.long)}
+    assert model.calibrate([batch]) == {}
+    assert model.fusion.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("loss", ["hinge", "softmax"])
+def test_every_trained_parameter_gets_a_gradient(loss: str) -> None:
+    model = _model(loss=loss, compare=["equal"]).train()
+    model.training_step(random_batch(), 0).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_an_encoder_trained_on_keeps_its_augmentation_unless_told() -> None:
+    encoder = {**TINY_ENCODER, "warp": 0.05, "noise": 0.1, "masks": 1}
+    kept = KeywordDSP(encoder, dim=16, train_encoder=True).encoder.augment
+    assert (kept.warp, kept.noise, kept.freq_masks) == (0.05, 0.1, 1)
+    model = KeywordDSP(encoder, dim=16, train_encoder=True, encoder_augment={"warp": 0.2})
+    assert (model.encoder.augment.warp, model.encoder.augment.noise) == (0.2, 0.1)
+    assert KeywordDSP(**model.architecture()).encoder.augment.warp == 0.2
+    with pytest.raises(ValueError, match="encoder_augment: wrap is none of warp"):
+        KeywordDSP(encoder, dim=16, encoder_augment={"wrap": 0.2})
+
+
+def test_hard_negatives_without_a_spelling_are_refused_where_texts_are_read() -> None:
+    model = _model()
+    batch = random_batch(2, negatives=1) | {"text": ["a", "b"]}
+    with pytest.raises(UserError, match="sounds without a spelling"):
+        model._texts(batch)
+    assert model._texts(batch | {"negative_text": [["c"], ["d"]]}) == ["a", "b", "c", "d"]
+
+
 def test_architecture_rebuilds_the_model_without_the_encoder_run(tmp_path: Path) -> None:
     encoder = PhonemeCTC(**TINY_ENCODER)
     folder = tmp_path / "run" / "export"

@@ -43,7 +43,8 @@ def test_architecture_rebuilds_the_module() -> None:
     twin = PhonemeCTC(**model.architecture())
     twin.load_state_dict(model.state_dict())
     context = twin.context()
-    assert context["future_ms"] == (1 + 4) * 40.0
+    assert context["past_ms"] == (8 + 4 + 1) * 40.0  # attention, half a kernel of 9, its own frame
+    assert context["future_ms"] == (1 + 4) * 40.0 + 45
     assert context["state_bytes"] is not None
 
 

@@ -102,7 +102,7 @@ def test_a_stream_averages_over_the_last_frames_only_and_its_state_stays_bounded
 
 def test_the_context_is_that_of_the_network():
     model = make(causal=True, normalize="none", pool_seconds=0.02)
-    assert model.context()["past_ms"] == 4 * 10 + (2 + 4) * 20
+    assert model.context()["past_ms"] == 30 + 4 * 10 + (2 + 4) * 20
     assert model.context()["future_ms"] == 0
     assert make().context()["past_ms"] is None
     # 6: frame 25 sees features up to 50; the feature 51 changes nothing before it, and feature 50 - 16 is the oldest.

@@ -81,7 +81,7 @@ def run(recipe: recipes.Recipe, runs_dir: Path, steps: int = 60) -> dict[str, An
         "slowdown": sum(step_s) / sum(ready_step_s) - 1.0,
         "conditions": {
             "threads": torch.get_num_threads(),
-            "workers": getattr(data, "num_workers", None),
+            "workers": getattr(data, "workers", None),
             "batch_size": getattr(data, "batch_size", None),
             "warm_up_steps": WARM_UP,
             "rounds": ROUNDS,

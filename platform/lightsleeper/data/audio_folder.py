@@ -18,7 +18,7 @@ from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import Recording, check_names, read_manifest
 from lightsleeper.data.mixing import MixedLoader
 from lightsleeper.data.pairs import Pairs, build_closed_set, build_p1
-from lightsleeper.data.ranges import between
+from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.rows import EvaluationRows, NegativeTexts, Pronouncer, TrainingRows, confusions
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.speaker_split import TEST, UNKNOWN_SPEAKERS, UNSEEN_WORDS, limited, set_name, split_by_speaker
@@ -68,7 +68,8 @@ class AudioFolder(L.LightningDataModule):
         mix_share: float = 0.5,
         batch_size: int = 64,
         negatives_per_clip: int | None = None,
-        num_workers: int = 0,
+        workers: int = 0,
+        split_seed: int = 0,
         seed: int | None = None,
     ) -> None:
         """
@@ -85,7 +86,7 @@ class AudioFolder(L.LightningDataModule):
             evaluate_only: everything is test data.
             also_test: further folders by the name of the test set that each becomes; never trained on. Its numbers are
                 those of ``lightning evaluate --data FOLDER``: compared with its own texts and ``vocabulary``.
-            max_test_clips: at most so many clips of each test set, drawn by the seed; None: all.
+            max_test_clips: at most so many clips of each test set, drawn by ``split_seed``; None: all.
             trim: cut silence before and after the speech.
             on_bad_file: refuse to start, or skip files that cannot be read and name them once.
             pronunciations: own pronunciations in ARPAbet, such as ``{"siri": "S IH1 R IY0"}``.
@@ -94,18 +95,17 @@ class AudioFolder(L.LightningDataModule):
             mix_share: their share of a batch.
             batch_size: clips in a training batch, pairs in a test batch.
             negatives_per_clip: hard texts drawn for each training clip; None: as many as ``mix`` draws, 0 without it.
-            num_workers: processes that prepare batches.
-            seed: of splits, order and draws; None: the run's seed.
+            workers: processes that prepare batches.
+            split_seed: of what is tested: speakers, clips and pairs. Runs of several seeds share it.
+            seed: of the order of training and its draws; None: the run's seed.
         """
         super().__init__()
         between(0, 1, test_fraction=test_fraction, val_fraction=val_fraction, mix_share=mix_share)
         theirs: int | None = getattr(mix, "negatives_per_clip", None)
         if negatives_per_clip is None:
             negatives_per_clip = theirs or 0
-        if batch_size < 1 or negatives_per_clip < 0:
-            raise UserError(
-                f"batch_size {batch_size} and negatives_per_clip {negatives_per_clip} must not be negative."
-            )
+        at_least(1, batch_size=batch_size)
+        at_least(0, negatives_per_clip=negatives_per_clip, workers=workers)
         if evaluate_only and (held_out_texts or test_speakers or mix is not None):
             raise UserError("evaluate_only leaves nothing to train on: drop held_out_texts, test_speakers and mix.")
         if mix is not None and (batch_size < 2 or not hasattr(mix, "batch_size")):
@@ -129,7 +129,8 @@ class AudioFolder(L.LightningDataModule):
         self.mix_share = mix_share
         self.batch_size = batch_size
         self.negatives_per_clip = negatives_per_clip
-        self.num_workers = num_workers
+        self.workers = workers
+        self.split_seed = split_seed
         self._seed = seed
         self.also_test = self._also_test(also_test or {})
         self._ready = False
@@ -146,8 +147,8 @@ class AudioFolder(L.LightningDataModule):
             name: AudioFolder(
                 folder, self.manifest, vocabulary=self.vocabulary, evaluate_only=True,
                 max_test_clips=self.max_test_clips, trim=self.trim, on_bad_file=self.on_bad_file,
-                pronunciations=self.pronunciations, batch_size=self.batch_size, num_workers=self.num_workers,
-                seed=self._seed,
+                pronunciations=self.pronunciations, batch_size=self.batch_size, workers=self.workers,
+                split_seed=self.split_seed, seed=self._seed,
             )
             for name, folder in folders.items()
         }  # fmt: skip
@@ -222,7 +223,7 @@ class AudioFolder(L.LightningDataModule):
 
     def _split(self, usable: list[int]) -> dict[str, list[int]]:
         """Clip numbers by part."""
-        rng = np.random.default_rng([self.seed, 4])
+        rng = np.random.default_rng([self.split_seed, 4])
         if self.evaluate_only:
             return {TEST: limited(usable, self.max_test_clips, rng)}
         parts = split_by_speaker(
@@ -237,7 +238,7 @@ class AudioFolder(L.LightningDataModule):
             pairs = build_closed_set(said, typed, self.lexicon)
         else:
             speakers = [self.recordings[clip].speaker for clip in clips]
-            pairs = build_p1(said, speakers, self.seed, lexicon=self.lexicon, fewer_positives=True)
+            pairs = build_p1(said, speakers, self.split_seed, lexicon=self.lexicon, fewer_positives=True)
         pairs.clip = np.asarray(clips, np.int64)[pairs.clip]
         return pairs
 
@@ -297,8 +298,8 @@ class AudioFolder(L.LightningDataModule):
         return self._loader(rows, collate_evaluation, batch_size=self.batch_size)
 
     def _loader(self, rows: Dataset, collate: Any, **how: Any) -> DataLoader:
-        keep = self.num_workers > 0
-        return DataLoader(rows, collate_fn=collate, num_workers=self.num_workers, persistent_workers=keep, **how)
+        keep = self.workers > 0
+        return DataLoader(rows, collate_fn=collate, num_workers=self.workers, persistent_workers=keep, **how)
 
     def summary(self) -> dict[str, Any]:
         """What the record keeps of the data: hash, protocol, counts, and what test and training share."""

@@ -19,13 +19,16 @@ def collate_training(items: Sequence[Item]) -> dict[str, Any]:
     """Rows to a training batch.
 
     Each item: ``audio`` (S,) float32, ``index`` int, ``phones`` and ``words`` of its text, ``text``; with
-    ``negative_phones`` and ``negative_words`` (K lists each) the batch has (B, K, P') tensors of those names.
+    ``negative_phones`` and ``negative_words`` (K lists each) the batch has (B, K, P') tensors of those names, with
+    ``negative_text`` (K texts) B lists.
     """
     batch = _common(items)
     batch["index"] = torch.tensor([item["index"] for item in items], dtype=torch.int64)
     if items[0].get("negative_phones"):
         batch["negative_phones"] = _pad_lists([item["negative_phones"] for item in items], 0)
         batch["negative_words"] = _pad_lists([item["negative_words"] for item in items], -1)
+        if "negative_text" in items[0]:  # sounds that are nobody's spelling have none
+            batch["negative_text"] = [item["negative_text"] for item in items]
     return batch
 
 

@@ -67,7 +67,8 @@ class LibriPhrase(L.LightningDataModule):
         on_bad_file: OnBadFile = "refuse",
         batch_size: int = 64,
         negatives_per_clip: int = 0,
-        num_workers: int = 2,
+        workers: int = 2,
+        split_seed: int = 0,
         seed: int | None = None,
     ) -> None:
         """
@@ -87,8 +88,9 @@ class LibriPhrase(L.LightningDataModule):
             on_bad_file: refuse to start, or skip recordings that cannot be opened and name them once.
             batch_size: clips in a training batch, pairs in a test batch.
             negatives_per_clip: hard texts drawn for each training clip.
-            num_workers: processes that prepare batches.
-            seed: of sampling, construction and order; None: the run's seed.
+            workers: processes that prepare batches.
+            split_seed: of the built test, validation and the sample that is trained on. Runs of several seeds share it.
+            seed: of the order of training and its draws; None: the run's seed.
         """
         super().__init__()
         self.train_subsets = train_subsets or ["train-clean-100", "train-clean-360"]
@@ -113,7 +115,8 @@ class LibriPhrase(L.LightningDataModule):
         self.on_bad_file = on_bad_file
         self.batch_size = batch_size
         self.negatives_per_clip = negatives_per_clip
-        self.num_workers = num_workers
+        self.workers = workers
+        self.split_seed = split_seed
         self._seed = seed
         self.test_names = [""] if protocol == "P1" else ["", "lpe"]
         self._ready = False
@@ -159,7 +162,7 @@ class LibriPhrase(L.LightningDataModule):
     def _built_test(self) -> Path:
         """Folder of the CSV files of the built test, made now where the cache does not hold it."""
         table = self._table(self.test_subset)
-        shape = [self.test_subset, self.max_words, self.max_speakers, self.pairs_per_anchor, self.seed]
+        shape = [self.test_subset, self.max_words, self.max_speakers, self.pairs_per_anchor, self.split_seed]
         key = content_hash([_VERSION, shape, table.vocabulary, table.utterances, float(table.end.sum())])
         folder = cache_folder("libriphrase", key)
         missing = [
@@ -174,7 +177,7 @@ class LibriPhrase(L.LightningDataModule):
                 for group in groups:
                     anchors = find_anchors(group, speakers, self.pairs_per_anchor)
                     status.update(f"building the LibriPhrase test: {len(anchors)} anchors of {group.words} words")
-                    rows = build_rows(group, anchors, self.seed, self.pairs_per_anchor)
+                    rows = build_rows(group, anchors, self.split_seed, self.pairs_per_anchor)
                     write_csv(folder, group, rows, self.test_subset)
         return folder
 
@@ -187,7 +190,7 @@ class LibriPhrase(L.LightningDataModule):
         return list(bad)
 
     def _set_up_training(self) -> None:
-        rng = np.random.default_rng([self.seed, 6])
+        rng = np.random.default_rng([self.split_seed, 6])
         files: list[Path] = []
         spans: list[tuple[float, float]] = []
         texts: list[str] = []
@@ -223,7 +226,7 @@ class LibriPhrase(L.LightningDataModule):
         self.texts, self.speakers = texts, speakers
         val_clips = [i for i in kept if is_val[i]]
         self.validation = build_p1(
-            [texts[i] for i in val_clips], [speakers[i] for i in val_clips], self.seed, distance="libriphrase",
+            [texts[i] for i in val_clips], [speakers[i] for i in val_clips], self.split_seed, distance="libriphrase",
             lexicon=self.lexicon, fewer_positives=True,
         )  # fmt: skip
         self.validation.clip = np.asarray(val_clips, np.int64)[self.validation.clip]
@@ -248,8 +251,8 @@ class LibriPhrase(L.LightningDataModule):
         return [self._loader(rows, collate_evaluation, batch_size=self.batch_size) for rows in sets]
 
     def _loader(self, rows: Dataset, collate: Any, **how: Any) -> DataLoader:
-        keep = self.num_workers > 0
-        return DataLoader(rows, collate_fn=collate, num_workers=self.num_workers, persistent_workers=keep, **how)
+        keep = self.workers > 0
+        return DataLoader(rows, collate_fn=collate, num_workers=self.workers, persistent_workers=keep, **how)
 
     def summary(self) -> dict[str, Any]:
         """What the record keeps of the data: hash, protocol, counts, and what test and training share."""
@@ -258,6 +261,7 @@ class LibriPhrase(L.LightningDataModule):
         tested = {row[side] for row in self.test_rows.rows for side in ("anchor_spk", "comparison_spk")}
         train_texts = {self.texts[clip] for clip in self.train_clips}
         typed = {row["anchor_text"] for row in self.test_rows.rows}
+        files = {self.segments.files[clip] for clip in self.train_clips}
         hashes = [pairs.content_hash() for pairs in (*self.tests.values(), self.validation)]
         return {
             "hash": content_hash([hashes, self.train_clips, self.texts]),
@@ -269,7 +273,11 @@ class LibriPhrase(L.LightningDataModule):
                 **{f"test {name}".strip(): pairs.counts() for name, pairs in self.tests.items()},
                 "skipped_files": len(self.skipped),
             },
-            "overlap": {"speakers": len(trained & tested), "texts": len(train_texts & typed), "clips": 0},
+            "overlap": {
+                "speakers": len(trained & tested),
+                "texts": len(train_texts & typed),
+                "files": len(files.intersection(self.test_rows.segments.files)),
+            },
         }
 
 

@@ -1,5 +1,6 @@
 """Data sets of single rows over any source of clips: training rows with drawn negatives, and evaluation pairs."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -77,10 +78,12 @@ class NegativeTexts:
 
 
 def confusions(texts: Sequence[str], vocabulary: int = 20_000) -> NearWords | None:
-    """Near words for every word of ``texts``, from the commonest English words; None without the demo extra."""
+    """Near words for every word of ``texts``, from the commonest English words; None, with a warning, without the demo
+    extra."""
     try:
         common = common_words(vocabulary)
-    except UserError:
+    except UserError as error:
+        warnings.warn(f"negatives are whole texts of the training set only, no near words: {error}", stacklevel=2)
         return None
     words = sorted({word for text in texts for word in text.split()})
     return near_words(words, k=5, among=common)
@@ -130,6 +133,7 @@ class TrainingRows(Dataset):
             drawn = self.negatives.draw(self.texts[index], self.negatives_per_clip, rng)
             item["negative_phones"] = [said.phones for said in drawn]
             item["negative_words"] = [said.words for said in drawn]
+            item["negative_text"] = [" ".join(said.spelling) for said in drawn]
         return item
 
 

@@ -53,7 +53,8 @@ def part_by_hash(name: str) -> str:
 
 
 class SpeechCommands(L.LightningDataModule):
-    """Spoken words of one second. Batches: ``audio`` (B, 16000), ``word`` (B,) its number in ``words``, ``clip`` (B,).
+    """Spoken words of one second. Batches: ``audio`` (B, 16000), ``word`` (B,) its number in ``words``, ``clip`` (B,)
+    and ``speaker`` (B,), the same number for clips of one (by the files' names; each silence has its own).
 
     Example::
 
@@ -158,6 +159,9 @@ class SpeechCommands(L.LightningDataModule):
         self.clips = cached_clips(files, trim=False, on_bad_file=self.on_bad_file)
         self.noises = cached_clips(self._noise_files(folder), trim=False, on_bad_file="refuse")
         self.files = files
+        names = [file.name.split("_nohash_")[0] if "_nohash_" in file.name else str(file) for file in files]
+        numbers = {name: index for index, name in enumerate(dict.fromkeys(names))}
+        self.speakers = [numbers[name] for name in names]
         number = {file: clip for clip, file in enumerate(files) if clip not in self.clips.bad}
         by_list, self.split_by = self._parts(folder, found)
         self.parts = {part: self._items(part, by_list[part], number) for part in PARTS}
@@ -244,10 +248,7 @@ class SpeechCommands(L.LightningDataModule):
     def summary(self) -> dict[str, Any]:
         """What the record says of the data: identity, sizes, and speakers that parts share (by the files' names)."""
         self.setup()
-        speakers = {
-            part: {self.files[clip].name.split("_nohash_")[0] for clip, _ in items if clip >= 0}
-            for part, items in self.parts.items()
-        }
+        speakers = {part: {self.speakers[clip] for clip, _ in items if clip >= 0} for part, items in self.parts.items()}
         counts: dict[str, Any] = {}
         for part, items in self.parts.items():
             of_class = np.bincount([word for _, word in items], minlength=len(self.words)).tolist()
@@ -268,7 +269,7 @@ class _Rows(Dataset):
     def __init__(self, data: SpeechCommands, part: str, seed: int, epoch: SharedEpoch | None = None) -> None:
         self.clips: ClipCache = data.clips
         self.noises: ClipCache = data.noises
-        self.items, self.seed, self.epoch = data.parts[part], seed, epoch
+        self.items, self.seed, self.epoch, self.speakers = data.parts[part], seed, epoch, data.speakers
         self.probability, self.amplitude, self.shift = data.noise_probability, data.noise_amplitude, data.shift
 
     def __len__(self) -> int:
@@ -285,7 +286,9 @@ class _Rows(Dataset):
             if training and rng.random() < self.probability:
                 audio = shifted(audio, int(rng.integers(-self.shift, self.shift + 1)))
                 audio = audio + self._noise(rng) * np.float32(rng.uniform(0, self.amplitude))
-        return {"audio": torch.from_numpy(np.clip(audio, -1, 1)), "word": word, "clip": clip}
+        # Clips of one speaker are not independent; every silence is.
+        speaker = self.speakers[clip] if clip >= 0 else len(self.speakers) + index
+        return {"audio": torch.from_numpy(np.clip(audio, -1, 1)), "word": word, "clip": clip, "speaker": speaker}
 
     def _noise(self, rng: np.random.Generator) -> NDArray[np.float32]:
         sound = self.noises.audio(int(rng.integers(len(self.noises))))
@@ -330,6 +333,8 @@ def unpack(source: str, subset: str | None, revision: str | None) -> Path:
         names = getattr(table.features["label"], "names", None)
         for row, item in enumerate(table.cast_column("audio", Audio(decode=False))):
             word = str(names[item["label"]] if names else item["label"])
+            if word == SILENCE and part != "train":  # noise that is trained with must not be tested with
+                continue
             stem = Path(item["audio"]["path"] or f"{part}_{row}.wav").stem
             place = folder / (NOISE if word == SILENCE else word) / f"{stem}.wav"
             place.parent.mkdir(exist_ok=True)

@@ -117,6 +117,7 @@ class SpokenWords(L.LightningDataModule):
         eval_batch_size: int = 256,
         workers: int = 0,
         build_workers: int | None = None,
+        split_seed: int = 0,
         seed: int | None = None,
     ) -> None:
         """
@@ -141,7 +142,8 @@ class SpokenWords(L.LightningDataModule):
             eval_batch_size: clips in a batch of validation and test.
             workers: processes that prepare training batches; 0: the training process itself.
             build_workers: processes that build the corpus. None: one per core.
-            seed: of training order, placement and the split of recordings. None: the run's seed.
+            split_seed: of the split of recordings. Runs of several seeds share it.
+            seed: of training order and placement. None: the run's seed.
         """
         super().__init__()
         at_least(1, train_clips=train_clips, validation_clips=validation_clips, test_clips=test_clips)
@@ -168,7 +170,7 @@ class SpokenWords(L.LightningDataModule):
         self.test_speakers, self.test_fraction, self.val_fraction = test_speakers, test_fraction, val_fraction
         self.samples = round(clip_seconds * SAMPLE_RATE)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.workers, self.build_workers, self._seed = workers, build_workers, seed
+        self.workers, self.build_workers, self.split_seed, self._seed = workers, build_workers, split_seed, seed
         self._ready = False
 
     def check(self) -> None:
@@ -214,7 +216,7 @@ class SpokenWords(L.LightningDataModule):
     def _recorded(self, recordings: Sequence[Recording]) -> None:
         clips = cached_clips([r.file for r in recordings], self.trim, self.on_bad_file)
         usable = [int(clip) for clip in np.flatnonzero(clips.ok)]
-        rng = np.random.default_rng([self.seed, 4])
+        rng = np.random.default_rng([self.split_seed, 4])
         self.source = clips
         self.said = [recording.text for recording in recordings]
         self.speakers = [recording.speaker for recording in recordings]

@@ -149,6 +149,8 @@ class Matcher:
             **self._typed(self.main, phones, words),
             **self.enroll(phones, words),
         }
+        if "tokens" in values and (count := int(values["token_count"][0])) > values["tokens"].shape[1]:
+            raise UserError(f"a text of {count} words is too long: this model takes up to {values['tokens'].shape[1]}.")
         unknown = self.inputs.keys() - values.keys()
         if unknown:
             raise UserError(

@@ -73,9 +73,11 @@ class Family(L.LightningModule):
         raise NotImplementedError(f"{type(self).__name__} is no network of transformers")
 
     def context(self) -> dict[str, float | None]:
-        """``past_ms``, ``future_ms`` (algorithmic latency) and ``state_bytes`` per stream; None is unlimited.
+        """``past_ms``, ``future_ms`` and ``state_bytes`` per stream; None is unlimited.
 
-        A language model reports its window as ``past_tokens`` instead."""
+        ``past_ms`` is the audio that an output frame sees up to the end of its own hop, windows of the front end
+        included; ``future_ms`` what it sees beyond, the algorithmic latency. A language model reports its window as
+        ``past_tokens`` instead."""
         return {"past_ms": None, "future_ms": None, "state_bytes": None}
 
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
 from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.frontend import LogMel
 from lightsleeper.nn.gru import GRU
+from lightsleeper.nn.optimizer import total_steps
 from lightsleeper.nn.ranges import above_zero, at_least, share
 from lightsleeper.nn.schedule import warmup_cosine
 from lightsleeper.phones import BLANK, CLASSES, PHONES
@@ -186,8 +187,7 @@ class KeywordCMCD(Family):
 
     def _progress(self) -> float:
         """Share of training done, 0 to 1."""
-        total = self.trainer.estimated_stepping_batches
-        return self.global_step / total if math.isfinite(total) and total > 0 else 0.0
+        return self.global_step / total_steps(self.trainer)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.pair_metrics.update(self.score(batch)["shipped"], batch)
@@ -210,7 +210,7 @@ class KeywordCMCD(Family):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), self.lr)
-        factor = warmup_cosine(self.warmup_steps, int(self.trainer.estimated_stepping_batches))
+        factor = warmup_cosine(self.warmup_steps, total_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -6,7 +6,7 @@ encoder's CTC likelihood of the typed phones is a second score, and `fused` weig
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from lightsleeper.metrics.pairs import PairMetrics
 from lightsleeper.models.family import Batch, ExportGraph, Family, SavedModel, read_model
 from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, PhonemeCTC, sample_audio
 from lightsleeper.nn.ctc import keyword_score, keyword_score_static
-from lightsleeper.nn.matching import Head, Partition, Pooling
+from lightsleeper.nn.matching import IMPOSSIBLE, Head, Partition, Pooling
 from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.text import Token
@@ -28,6 +28,7 @@ from lightsleeper.phones import BLANK, PHONES
 Score = Literal["fused", "dsp", "ctc"]
 EXPORT_PHONES = 48  # longest keyword of an exported graph, in phones: four long words
 EXPORT_WORDS = 8
+AUGMENT = ("warp", "noise", "masks", "dropout")
 
 
 class KeywordDSP(Family):
@@ -52,6 +53,8 @@ class KeywordDSP(Family):
             many is then not averaged away.
         easy_negatives: Other texts of the batch per clip, besides the hard ones the data brings.
         train_encoder: Train the encoder too, with its CTC loss added.
+        encoder_augment: Its augmentation in this training: warp, noise, masks, dropout; null, and what is not named,
+            as it was trained with before.
         score: What ships: dsp, ctc, or fused, their weighted sum calibrated on validation.
         lr: Peak learning rate of AdamW.
         schedule: cosine to 2 % of ``lr``, or noam (published).
@@ -80,6 +83,7 @@ class KeywordDSP(Family):
         pooling: Pooling = "mean",
         easy_negatives: int = 2,
         train_encoder: bool = False,
+        encoder_augment: dict[str, float] | None = None,
         score: Score = "fused",
         lr: float = 1e-3,
         schedule: Schedule = "cosine",
@@ -100,7 +104,7 @@ class KeywordDSP(Family):
             if start is None:
                 raise ValueError("encoder: a trained PhonemeCTC is needed, or init_from")
             encoder = dict(start.init_args["encoder"])
-        self.encoder, encoder_architecture = load_encoder(encoder)
+        self.encoder, encoder_architecture = load_encoder(encoder, encoder_augment or {})
         if not train_encoder:
             self.encoder.requires_grad_(False)
         self._architecture = {
@@ -124,6 +128,8 @@ class KeywordDSP(Family):
         self.heads = nn.ModuleDict(
             {p: Head(width, dim, text_encoder, token, projector_layers, p, pooling) for p in [partition, *self.compare]}
         )
+        for head in self._heads().values():
+            head.scale.requires_grad_(loss == "softmax")  # the hinge has no temperature; DDP waits for every gradient
         self.register_buffer("fusion", torch.tensor([0.5, 0.5]))  # weights of dsp and ctc
         self.register_buffer("threshold", torch.tensor(math.nan))
         if start is not None:
@@ -211,7 +217,10 @@ class KeywordDSP(Family):
     def _texts(self, batch: Batch) -> list[str]:
         """Texts in the order of `_candidates`' rows."""
         if "negative_phones" in batch and "negative_text" not in batch:
-            raise UserError("this data has hard negatives as phones only, not as text: set text_encoder: phones")
+            raise UserError(
+                "the hard negatives of this data are sounds without a spelling: set text_encoder: phones, or "
+                "negatives_per_clip: 0 in the data."
+            )
         return [*batch["text"], *(text for row in batch.get("negative_text", []) for text in row)]
 
     def _match_loss(self, distance: Tensor, mismatch: Tensor, head: Head) -> Tensor:
@@ -238,7 +247,7 @@ class KeywordDSP(Family):
         scores = {}
         for name, head in self._heads().items():
             distance = head(features, frames, batch["phones"], batch["words"], texts=text)
-            scores[name] = -distance.clamp(max=1e4)
+            scores[name] = -distance.clamp(max=-IMPOSSIBLE)
         ctc = keyword_score(log_probs, frames, batch["phones"])
         own = scores.pop(self.partition)
         return {"shipped": self._ship(own, ctc), self.partition: own, "ctc": ctc, **scores}
@@ -287,14 +296,19 @@ class KeywordDSP(Family):
             kept.append({k: batch[k] for k in ("label", "kind", "episode", "word_count")})
         if not rows:
             return {}
-        features = torch.cat(rows)
-        labels = torch.cat([b["label"] for b in kept]).float()
-        self.fusion.copy_(_logistic_weights(features, labels))
+        features = torch.cat(rows).cpu()
+        labels = torch.cat([b["label"] for b in kept]).cpu()
+        solvable = features[:, 0] > IMPOSSIBLE  # a single -1e4 would outweigh all others in a logistic loss
+        if len(labels[solvable].unique()) == 2:
+            self.fusion.copy_(_logistic_weights(features[solvable], labels[solvable]))
         metrics = PairMetrics()
         for row, batch in zip(rows, kept, strict=True):
             metrics.update(self._ship(row[:, 0], row[:, 1]), batch)
-        self.threshold.fill_(metrics.equal_error_threshold())
-        return {"value": float(self.threshold), "target": "equal error rate on validation, easy and hard"}
+        threshold = metrics.equal_error_threshold()
+        if math.isnan(threshold):
+            return {}
+        self.threshold.fill_(threshold)
+        return {"value": threshold, "target": "equal error rate on validation, easy and hard"}
 
     def configure_optimizers(self) -> Any:
         return scheduled_adamw(
@@ -302,8 +316,8 @@ class KeywordDSP(Family):
         )
 
     def context(self) -> dict[str, float | None]:
-        """DSP needs the whole clip; only the encoder streams."""
-        return {"past_ms": None, "future_ms": None, "state_bytes": self.encoder.context()["state_bytes"]}
+        """The encoder's: it streams, and matching runs on the frames of a clip that it has gathered."""
+        return self.encoder.context()
 
     def streaming(self) -> Any:
         """The encoder's stream; matching runs on the frames it has gathered."""
@@ -379,7 +393,7 @@ class _Detector(nn.Module):
         log_probs = self.encoder.log_probs(hidden)
         distance, cuts = self.head.match_static(self._features(hidden, log_probs), tokens, token_count)
         ctc = keyword_score_static(log_probs[0], phones[0], phone_count)
-        dsp = -distance.clamp(max=1e4)
+        dsp = -distance.clamp(max=-IMPOSSIBLE)
         return self._ship(dsp, ctc), dsp, ctc, cuts
 
 
@@ -394,19 +408,24 @@ class _Enroll(nn.Module):
         return self.head.enroll(phones, words, max_tokens=self.max_tokens)
 
 
-def load_encoder(source: str | Path | dict[str, Any]) -> tuple[PhonemeCTC, dict[str, Any]]:
+def load_encoder(
+    source: str | Path | dict[str, Any], augment: Mapping[str, float]
+) -> tuple[PhonemeCTC, dict[str, Any]]:
     """A PhonemeCTC and its architecture from a run or export folder, or from an architecture alone.
 
-    Raises UserError when the folder holds no finished encoder.
+    ``augment`` replaces the augmentation it was trained with. Raises UserError when the folder holds no finished
+    encoder, ValueError for an argument that is none.
     """
+    if unknown := augment.keys() - AUGMENT:
+        raise ValueError(f"encoder_augment: {', '.join(sorted(unknown))} is none of {', '.join(AUGMENT)}")
     if isinstance(source, dict):
         try:
-            encoder = PhonemeCTC(**source)
+            encoder = PhonemeCTC(**{**source, **augment})
         except (TypeError, ValueError) as error:
             raise ValueError(f"encoder: {str(error).removeprefix('PhonemeCTC.__init__() ')}") from error
         return encoder, encoder.architecture()
     saved = read_model(source, "PhonemeCTC", "encoder")
-    encoder = PhonemeCTC(**saved.init_args)
+    encoder = PhonemeCTC(**{**saved.init_args, **augment})
     encoder.load_state_dict(saved.weights())
     return encoder, encoder.architecture()
 

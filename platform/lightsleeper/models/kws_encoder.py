@@ -28,6 +28,7 @@ from lightsleeper.phones import CLASSES, PHONES
 
 SAMPLE_RATE = 16_000  # Hz
 FRAME_MS = 40.0  # one encoder frame: four hops of 10 ms
+REACH_MS = 45.0  # by which its seven feature frames of 25 ms reach beyond it
 
 
 class PhonemeCTC(Family):
@@ -100,6 +101,10 @@ class PhonemeCTC(Family):
             "future_frames": future_frames,
             "causal": causal,
             "normalize": normalize,
+            "dropout": dropout,  # these four matter to whoever trains it on
+            "warp": warp,
+            "noise": noise,
+            "masks": masks,
         }
         self.lr, self.schedule = lr, schedule
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
@@ -203,14 +208,17 @@ class PhonemeCTC(Family):
         metrics = PairMetrics()
         for batch in batches:
             metrics.update(self.score(batch)["ctc"], batch)
-        self.threshold.fill_(metrics.equal_error_threshold())
-        return {"value": float(self.threshold), "target": "equal error rate on validation, easy and hard"}
+        threshold = metrics.equal_error_threshold()
+        if math.isnan(threshold):
+            return {}
+        self.threshold.fill_(threshold)
+        return {"value": threshold, "target": "equal error rate on validation, easy and hard"}
 
     def context(self) -> dict[str, float | None]:
         past, future = self.conformer.context_frames()
         return {
-            "past_ms": None if past is None else past * FRAME_MS,
-            "future_ms": None if future is None else future * FRAME_MS,
+            "past_ms": None if past is None else (past + 1) * FRAME_MS,
+            "future_ms": None if future is None else future * FRAME_MS + REACH_MS,
             "state_bytes": bounded_state_bytes(self.frontend, self.conformer),
         }
 
@@ -226,7 +234,13 @@ class PhonemeCTC(Family):
                 sample=lambda seed: {"audio": sample_audio(seed)},
                 outputs=["log_probs"],
                 dynamic={"audio": {1: "samples"}},
-                metadata={"sample_rate": str(SAMPLE_RATE), "phones": " ".join(PHONES), "frame_ms": str(FRAME_MS)},
+                metadata={
+                    "family": type(self).__name__,
+                    "sample_rate": str(SAMPLE_RATE),
+                    "phones": " ".join(PHONES),
+                    "frame_ms": str(FRAME_MS),
+                    "threshold": repr(float(self.threshold)),
+                },
                 bench=lambda ms: {"audio": sample_audio(0, ms)},
             )
         ]

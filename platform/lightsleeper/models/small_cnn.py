@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lightsleeper_callbacks.repconv import RepConv1d
 from torch import Tensor, nn
 
-from lightsleeper.models.word_classifier import HOP_MS, WordClassifier
+from lightsleeper.models.word_classifier import HOP_MS, WINDOW_MS, WordClassifier
 from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.streaming import FeatureStream
@@ -132,11 +132,12 @@ class SpokenWordCNN(WordClassifier):
         return WordStream(self)
 
     def context(self) -> dict[str, float | None]:
-        """Of the logits: what the convolutions see before the newest frame and what is averaged."""
+        """Of the logits: what the front end and the convolutions see, and what is averaged."""
         if not self.causal or self.frontend.normalize == "clip":
             return {"past_ms": None, "future_ms": None, "state_bytes": None}
         first, *blocks = self._conv_layers()
-        past_ms = first.past * HOP_MS + (sum(layer.past for layer in blocks) + self.pool_frames - 1) * FRAME_MS
+        past_ms = WINDOW_MS + first.past * HOP_MS
+        past_ms += (sum(layer.past for layer in blocks) + self.pool_frames - 1) * FRAME_MS
         kept = sum(layer.past * layer.inputs for layer in (first, *blocks)) + (self.pool_frames - 1) * self._width()
         kept += self.frontend.window + self.frontend.n_mels + 1
         return {"past_ms": past_ms, "future_ms": 0.0, "state_bytes": 4.0 * kept}

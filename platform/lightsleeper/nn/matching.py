@@ -14,6 +14,8 @@ from lightsleeper.nn.text import DistilBertText, PhoneText, Token
 
 Partition = Literal["dsp", "equal", "random"]
 Pooling = Literal["mean", "worst"]
+IMPOSSIBLE = -1e4
+"""Score of a pair without a partition: more tokens than frames."""
 WORST_SHARPNESS = 1.0  # of the soft maximum over tokens, per unit of distance; distances spread by about 1 to 3
 
 

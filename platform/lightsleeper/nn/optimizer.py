@@ -1,5 +1,6 @@
 """AdamW and SGD with their learning rates, as our families train."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from lightsleeper.errors import UserError
 from lightsleeper.nn.schedule import noam, warmup_cosine
 
 Schedule = Literal["cosine", "noam"]
@@ -41,8 +43,7 @@ def scheduled_adamw(
         betas=(0.9, 0.98),
         fused=trainer.precision == FUSED_PRECISION,
     )
-    total = int(trainer.estimated_stepping_batches)
-    factor = noam(warmup_steps) if schedule == "noam" else warmup_cosine(warmup_steps, total)
+    factor = noam(warmup_steps) if schedule == "noam" else warmup_cosine(warmup_steps, total_steps(trainer))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -53,6 +54,14 @@ def scheduled_sgd(
     """What `configure_optimizers` returns: SGD with momentum 0.9, a linear warm-up, then half a cosine down to zero."""
     trained = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr, momentum=0.9, weight_decay=weight_decay)
-    factor = warmup_cosine(warmup_steps, int(trainer.estimated_stepping_batches), floor=0.0)
+    factor = warmup_cosine(warmup_steps, total_steps(trainer), floor=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def total_steps(trainer: L.Trainer) -> int:
+    """Optimizer steps of the whole fit, at least 1. Raises UserError where the trainer sets no end to them."""
+    steps = trainer.estimated_stepping_batches
+    if not math.isfinite(steps):
+        raise UserError("the learning rate follows a schedule to the end: set trainer.max_epochs or trainer.max_steps.")
+    return max(1, int(steps))
