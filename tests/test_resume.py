@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import tiny_family
 from lightsleeper.cli import main
 from lightsleeper.errors import UserError
 from lightsleeper.stages.checkpoints import load_checkpoint
@@ -215,6 +216,26 @@ def test_a_run_of_another_recipe_is_not_resumed():
     assert stopped("step:9:kill", write(), FAST) == KILLED
     with pytest.raises(UserError, match="is a run of tiny, not of other"):
         start(write("other"), FAST, resume=last())
+
+
+def test_data_that_has_changed_since_is_refused(monkeypatch: pytest.MonkeyPatch):
+    path = write()
+    assert stopped("step:14:kill", path, FAST) == KILLED
+    monkeypatch.setattr(tiny_family.TinyData, "summary", lambda self: {"hash": "another"})
+    with pytest.raises(UserError, match="the data has changed since this run began"):
+        start(path, FAST, resume="last")
+
+
+def test_the_record_keeps_what_the_run_began_with_and_notes_what_resumed_it(monkeypatch: pytest.MonkeyPatch):
+    path = write()
+    assert stopped("step:14:kill", path, FAST) == KILLED
+    before = read(last())
+    assert before.resumed == []
+    later = {"version": "9", "commit": None, "dirty": None}
+    monkeypatch.setattr("lightsleeper.experiment.code_state", lambda: later)
+    record = read(start(path, FAST, resume="last"))
+    assert (record.code, record.environment) == (before.code, before.environment)
+    assert [entry["code"] for entry in record.resumed] == [later]
 
 
 def test_a_running_run_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

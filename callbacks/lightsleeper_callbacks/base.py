@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
 
@@ -140,8 +140,16 @@ class Compression(Callback):
         if stage == "fit":
             peers = compressions(trainer.callbacks)  # type: ignore[attr-defined]
             check_together(peers)
+            check_averaging(peers, trainer.callbacks)  # type: ignore[attr-defined]
             check_strategy(peers, trainer.strategy)
             prepare_in_order(peers, pl_module, trainer.max_epochs)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.settled(0.0) and _unending(trainer):
+            raise ValueError(
+                f"{_called(self)} acts at shares of a training whose end is unknown: set max_steps, or "
+                "limit_train_batches for data without a length"
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         first = next(callback for callback in trainer.callbacks if isinstance(callback, Compression))  # type: ignore[attr-defined]
@@ -199,6 +207,17 @@ def check_together(callbacks: Iterable[Callback]) -> None:
                 raise ValueError(f"{_called(first)} cannot work beside {_called(second)}: {reason}")
 
 
+def check_averaging(peers: Iterable[Compression], callbacks: Iterable[Callback]) -> None:
+    """Raise ValueError for an average that would take in masks, budgets and centroids, which are buffers."""
+    changing = [peer for peer in peers if peer.phase >= Phase.PRUNE]
+    for callback in callbacks:
+        if changing and isinstance(callback, WeightAveraging) and callback._use_buffers:
+            raise ValueError(
+                f"{type(callback).__name__} beside {_called(changing[0])} would average its masks or centroids too: "
+                "set use_buffers: false"
+            )
+
+
 def check_alone(callbacks: Iterable[Callback], module: nn.Module, max_epochs: int | None = None) -> None:
     """Let each callback ``check`` a copy of ``module`` as it will find it; raises ValueError."""
     peers = compressions(callbacks)
@@ -227,8 +246,11 @@ def check_strategy(callbacks: Iterable[Callback], strategy: Strategy) -> None:
 
 def progress(trainer: Trainer) -> float:
     """Share of all optimizer steps done, 0 before the first; 0 while the end is unknown (max_epochs: -1)."""
-    total = trainer.estimated_stepping_batches
-    return 0.0 if total == float("inf") or total <= 0 else min(trainer.global_step / total, 1.0)
+    return 0.0 if _unending(trainer) else min(trainer.global_step / trainer.estimated_stepping_batches, 1.0)
+
+
+def _unending(trainer: Trainer) -> bool:
+    return not 0 < trainer.estimated_stepping_batches < float("inf")
 
 
 def _called(callback: Compression) -> str:

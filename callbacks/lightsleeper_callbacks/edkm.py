@@ -278,7 +278,8 @@ class EDKMClustering(Compression):
         self.short, self.backend = weight_dtype == "bfloat16", backend
         self.targets, self.exclude = targets, tuple(exclude)
         self._names: set[str] = set()
-        self._shipped: dict[str, float] = {}
+        self._shipped: list[tuple[str, Layout]] = []
+        self._gaps: list[tuple[float, float]] = []
 
     def check(self, module: nn.Module, max_epochs: int | None = None) -> None:
         if self.start and max_epochs == -1:
@@ -324,16 +325,15 @@ class EDKMClustering(Compression):
 
     @torch.no_grad()
     def finalize(self, module: nn.Module) -> nn.Module:
-        total, found, gaps = _deployed_bytes(module), [], []
+        self._shipped, self._gaps = [], []
         for target, transform in self._mine(module):
             weight = _input(target, transform)
             if not transform.is_active:  # the training ended before its start
                 transform.switch_on(weight)
             snapped = transform.hard(weight)
-            gaps.append(_gap(transform, weight, snapped))
-            found.append((snapped.shape, _used(transform.layout, snapped)))
+            self._gaps.append(_gap(transform, weight, snapped))
+            self._shipped.append((target.name, _used(transform.layout, snapped)))
             detach(target, transform, snapped)
-        self._shipped = _facts(found, total, gaps)
         return module
 
     @torch.no_grad()
@@ -341,8 +341,9 @@ class EDKMClustering(Compression):
         """Bits per clustered weight with tables, bytes of the whole model as packed, the share of its float32 bytes
         that is clustered, and how far soft and snapped weights are apart (Frobenius norms, relative)."""
         mine = list(self._mine(module))
-        if not mine:
-            return self._shipped
+        if not mine:  # finalized; channels may have been removed since
+            shipped = [(module.get_parameter(name).shape, layout) for name, layout in self._shipped]
+            return _facts(shipped, _deployed_bytes(module), self._gaps)
         if not all(transform.is_active for _, transform in mine):
             return {}
         gaps = []

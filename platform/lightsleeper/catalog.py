@@ -42,7 +42,6 @@ CALLBACKS: dict[str, str] = COMPRESSIONS | {
         "GradientAccumulationScheduler",
         "LearningRateMonitor",
         "ModelSummary",
-        "StochasticWeightAveraging",
         "Timer",
         "WeightAveraging",
         "EMAWeightAveraging",

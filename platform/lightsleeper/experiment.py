@@ -178,7 +178,7 @@ class _Execution:
         if note := precision_note(self.todo.config["trainer"], self.todo.prefix):
             self.log.say(note)
         with self.file.change() as record:
-            record.code = code_state()
+            record.code = record.code or code_state()
             record.config = self.todo.recorded()  # a resume may track elsewhere
             if self.sweep is not None:
                 record.sweep = {**record.sweep, **self.sweep.entry}
@@ -187,8 +187,8 @@ class _Execution:
         parts = self.build()
         if parts.run.threads is not None:
             torch.set_num_threads(parts.run.threads)
+        self.witness(environment(torch.get_num_threads(), _accelerator(parts)))
         with self.file.change() as record:
-            record.environment = environment(torch.get_num_threads(), _accelerator(parts))
             record.reference = self.reference(parts)
         self.tracker = weights_and_biases.start(parts.tracking, self.folder, self.file.record)
         if self.tracker.note:
@@ -218,6 +218,17 @@ class _Execution:
                 self.stage(name, stages[name], seed=(parts.seed, index))
         if self.file.record.sweep:
             self.judged()
+
+    def witness(self, found: dict[str, Any]) -> None:
+        """Keep what the run began with; what a resuming process has instead is noted beside it."""
+        with self.file.change() as record:
+            record.environment = record.environment or found
+            now = {"code": code_state(), "environment": found}
+            other = {name: value for name, value in now.items() if value != getattr(record, name)}
+            if other:
+                record.resumed = [*record.resumed, {"when": timestamp(), **other}]
+        if other:
+            self.log.say(f"resumed with another {' and '.join(other)} than the run began with; the record says both")
 
     def stage(
         self, name: str, action: Callable[[], dict[str, Any]], seed: tuple[int, ...] = (), again: bool = False
@@ -318,8 +329,12 @@ class _Execution:
         return {}
 
     def data_ready(self, data: Any) -> None:
+        summary = data.summary() if callable(getattr(data, "summary", None)) else {}
+        before = self.file.record.data.get("hash")
+        if before and summary.get("hash", before) != before:
+            raise UserError("the data has changed since this run began: start a new run.")
         with self.file.change() as record:
-            record.data = data.summary() if callable(getattr(data, "summary", None)) else {}
+            record.data = summary
         self.tracker.log_inputs(self.file.record, self.steps)
 
     def reference(self, parts: Parts) -> dict[str, Any]:

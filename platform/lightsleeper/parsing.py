@@ -71,6 +71,15 @@ def build(resolved: Config, recipe: Recipe | None = None) -> Parts:
     )  # fmt: skip
 
 
+def build_data(recipe: Recipe) -> L.LightningDataModule:
+    """The data module of ``recipe`` alone, with the seed of a run; raises UserError as `build` does."""
+    resolved = resolve(recipe)
+    L.seed_everything(resolved["seed_everything"], workers=True, verbose=False)
+    reader = Reader(_placed(resolved, recipe), trust=True)
+    data: L.LightningDataModule = reader.object("data", resolved["data"], L.LightningDataModule)
+    return data
+
+
 def check(recipe: Recipe, trust: bool = True) -> Config:
     """Resolve ``recipe`` and construct, to throw away, each part that refers to no earlier step; returns the resolved.
 

@@ -3,7 +3,7 @@ import copy
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightsleeper_callbacks.base import Compression, Phase, by_phase, progress
 from torch import nn
@@ -92,6 +92,23 @@ def test_progress_is_zero_while_the_end_is_unknown():
     runner.callbacks.append(stop)
     runner.fit(BoringModel())
     assert stop.seen == 0.0
+
+
+def test_a_ramp_over_a_training_without_an_end_is_refused():
+    class Ramp(Recorder):
+        def settled(self, progress: float) -> bool:
+            return progress > 0.5
+
+    runner = trainer(Ramp(), max_epochs=-1, limit_train_batches=2, limit_val_batches=0)
+    with pytest.raises(ValueError, match="Ramp acts at shares of a training whose end is unknown: set max_steps"):
+        runner.fit(BoringModel())
+
+
+def test_an_average_that_takes_in_buffers_is_refused_beside_masks():
+    with pytest.raises(ValueError, match="EMAWeightAveraging beside Recorder would average .* use_buffers: false"):
+        trainer(Recorder(), EMAWeightAveraging(), max_steps=1).fit(BoringModel())
+    average = EMAWeightAveraging(use_buffers=False)
+    trainer(Recorder(), average, max_steps=1, limit_val_batches=0).fit(BoringModel())
 
 
 def test_facts_are_logged_as_metrics():

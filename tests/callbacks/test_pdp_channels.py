@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from callbacks.pruned import Regression, batches, residual, scramble, trainer
 from lightsleeper_callbacks import channel_masks, masks
+from lightsleeper_callbacks.edkm import EDKMClustering
 from lightsleeper_callbacks.finalize import finalize, load_compressed, save_compressed
 from lightsleeper_callbacks.pdp import PDPMasking
 from torch import Tensor, nn
@@ -50,6 +51,20 @@ def test_a_residual_network_shrinks_and_keeps_its_outputs():
     before = sum(p.numel() for p in residual().parameters())
     assert report["compress/parameters_removed"] == 1 - sum(p.numel() for p in final.parameters()) / before
     assert report["compress/parameters_removed"] > 0.5
+
+
+def test_the_bytes_of_clustered_weights_are_those_that_are_left():
+    model = residual()
+    callbacks = [PDPMasking(0.5, "channel", **AT_ONCE), EDKMClustering(bits=3, small_bits=3, start=0.0)]
+    for callback in callbacks:
+        callback.prepare_once(model)
+        callback.step(model, 0.5)
+    final, _, report = finalize(model, callbacks)
+    found = report["EDKMClustering"]
+    left = sum(v.numel() * (4 if v.is_floating_point() else v.element_size()) for v in final.state_dict().values())
+    clustered = 4 * sum(layer.weight.numel() for layer in final.modules() if isinstance(layer, (nn.Conv2d, nn.Linear)))
+    assert found["compress/bytes"] < left
+    assert 0 < found["compress/share"] <= clustered / left
 
 
 def test_a_trained_network_shrinks_after_its_statistics_were_measured_anew(tmp_path: Path):

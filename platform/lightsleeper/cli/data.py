@@ -58,15 +58,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def data_module(files: list[str], overrides: list[str]) -> "L.LightningDataModule":
-    """The data module of a recipe; raises UserError as `lightning validate` does."""
-    from lightsleeper.parsing import find_class, resolve
+    """The data module of a recipe, seeded as a run's; raises UserError as `lightning validate` does."""
+    from lightsleeper.parsing import build_data
     from lightsleeper.recipe import load
-    from lightsleeper.signatures import parser_of
 
-    section = resolve(load(files, overrides))["data"]
-    cls = find_class(section["class_path"])
-    parser = parser_of(cls)
-    return cls(**parser.instantiate(parser.parse_object(section["init_args"])).as_dict())
+    return build_data(load(files, overrides))
 
 
 def inspect(data: "L.LightningDataModule") -> int:

@@ -27,7 +27,7 @@ from lightsleeper.parsing import Parts, ordered
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
 from lightsleeper.stages.fit import CHECKPOINTS
-from lightsleeper.stages.precision import root_device
+from lightsleeper.stages.precision import one_device, root_device
 from lightsleeper.tracking.record import Record
 
 EXPORT = "export"
@@ -35,8 +35,8 @@ SCORED_ROWS = 32  # test rows scored with the exported file too, one by one: a s
 STATISTICS_BATCHES = 50  # for batch-norm statistics after a lossy step
 Fields = dict[str, Any]  # of the run record
 
-# Of the recipe's trainer settings, those that say where to compute; the others are about training.
-PLACE = ("accelerator", "precision", "limit_test_batches", "deterministic", "benchmark", "inference_mode")
+# Of the recipe's trainer settings, those of the test. What ships is float32, whatever precision it was trained in.
+PLACE = ("accelerator", "limit_test_batches", "deterministic", "benchmark", "inference_mode")
 
 
 def restore(parts: Parts, folder: Path) -> L.LightningModule:
@@ -51,9 +51,9 @@ def restore(parts: Parts, folder: Path) -> L.LightningModule:
         return model
     checkpoint = load_checkpoint(path)
     # What an initialisation would give, the checkpoint overwrites.
-    kept = [c for c in compressions(ordered(parts.callbacks)) if c.phase is not Phase.INITIALIZE]
-    prepare_in_order(kept, model)
-    for callback in kept:
+    everyone = compressions(ordered(parts.callbacks))
+    prepare_in_order([callback for callback in everyone if callback.phase is not Phase.INITIALIZE], model)
+    for callback in everyone:
         if state := checkpoint.get("callbacks", {}).get(callback.state_key):
             callback.load_state_dict(state)
     model.configure_model()
@@ -83,7 +83,7 @@ def test(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
     model = deliverables.load_model(folder / EXPORT) if finalized else restore(parts, folder)
     trainer = L.Trainer(
         **{name: value for name, value in parts.trainer_args.items() if name in PLACE},
-        devices=1,  # a distributed sampler would repeat rows to fill its last batch
+        devices=one_device(parts.trainer_args),  # a distributed sampler would repeat rows to fill its last batch
         logger=False,
         callbacks=[RichProgressBar(leave=False)] if log.console.is_terminal else None,
         enable_progress_bar=log.console.is_terminal,

@@ -11,8 +11,14 @@ _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 
 def root_device(trainer: Mapping[str, Any]) -> torch.device:
-    """The device of a recipe's accelerator."""
-    return L.Fabric(accelerator=trainer.get("accelerator") or "auto", devices=1).device
+    """The first device that a recipe trains on."""
+    return L.Fabric(accelerator=trainer.get("accelerator") or "auto", devices=one_device(trainer)).device
+
+
+def one_device(trainer: Mapping[str, Any]) -> int | list[int]:
+    """The Trainer's ``devices`` for the first of those of a recipe, which may be named by their numbers."""
+    given = trainer.get("devices")
+    return given[:1] if isinstance(given, list) else 1
 
 
 def cpu_has_bf16() -> bool:

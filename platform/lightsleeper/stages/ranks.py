@@ -17,6 +17,7 @@ from rich.console import Console
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.errors import UserError
+from lightsleeper.stages.checkpoints import seed_everything
 from lightsleeper.stages.console import Log, stoppable
 from lightsleeper.stages.fit import fit
 from lightsleeper.stages.plan import Plan
@@ -64,6 +65,9 @@ def follow(todo: Plan, runs_dir: Path, folder: Path | None = None) -> Path:
         steps[name] = found.absolute()
     L.seed_everything(todo.config["seed_everything"], workers=True, verbose=False)
     parts = parsing.build(recipes.substitute(todo.config, steps))
+    if parts.run.threads is not None:
+        torch.set_num_threads(parts.run.threads)
+    seed_everything(parts.seed, 0)  # as rank 0 does before its fit
     with Log(Path(os.devnull), Console(quiet=True)) as log, stoppable():
         fit(parts, folder, log, follower=True)
     return folder

@@ -105,7 +105,9 @@ class Record:
     data: dict[str, Any] = field(default_factory=dict)
     """{hash, protocol, counts, overlap}"""
     code: dict[str, Any] = field(default_factory=dict)
-    """{version, commit, dirty}"""
+    """{version, commit, dirty} that the run began with"""
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    """{when, code, environment} of each later process that had another code or environment."""
     lineage: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Step name -> {recipe, run_id, hash}."""
     parent: str | None = None
