@@ -14,7 +14,6 @@ from lightsleeper.nn.partition import (
     dsp_distance_static,
     dsp_partition,
     equal_cuts,
-    margin_loss,
     partition_distance,
     random_cuts,
 )
@@ -234,15 +233,6 @@ def test_gradient_is_finite_where_the_distance_is_zero():
 
 
 # 10
-def test_margin_loss_lets_go_inside_the_margins():
-    z = torch.tensor([0.1, 0.5, 9.0, 3.0, float("inf"), float("inf")], requires_grad=True)
-    loss = margin_loss(z, torch.tensor([1, 1, 0, 0, 1, 0]))
-    loss.sum().backward()
-    assert torch.allclose(loss, torch.tensor([0, 0.3, 0, 4.0, 0, 0]))
-    assert z.grad is not None
-    assert z.grad.tolist() == [0, 1, 0, -1, 0, 0]
-
-
 # 11
 @given(seeds)
 @settings(max_examples=30, deadline=None)

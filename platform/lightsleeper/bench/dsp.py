@@ -1,4 +1,4 @@
-"""`lightning bench dsp`: the batched partition against plain references, for equality, speed and memory.
+"""`lightning bench dsp`: what the matcher runs against plain references, for equality, speed and memory.
 
 Two references run sample by sample: ``plain`` is the paper's recursion as three loops with prefix sums, ``inner`` the
 same with its innermost loop as tensor operations, which a careful first version would have. They are timed on a few
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from lightsleeper.bench.conditions import conditions, torch_threads
 from lightsleeper.errors import UserError
-from lightsleeper.nn.partition import partition_distance
+from lightsleeper.nn.matching import token_distances
+from lightsleeper.nn.partition import dsp_partition
 
 TARGET_SPEEDUP = 100  # of the batched forward over the plain reference, at the first token count
 EQUAL = 1e-5  # largest difference of distances, float32 embeddings: 2e-6 measured at d = 144
@@ -72,6 +73,12 @@ def run(args: Any = None) -> dict[str, Any]:
         }
     print(render(result))
     return result
+
+
+def batched_distance(audio: Tensor, tokens: Tensor, frames: Tensor, counts: Tensor) -> Tensor:
+    """Mean distances (B,) as `nn.matching.Head` finds them: the partition without gradient, then its runs with."""
+    cuts = dsp_partition(audio.detach(), tokens.detach(), frames, counts)
+    return token_distances(audio, tokens, cuts).sum(1) / counts
 
 
 def plain_reference(audio: Tensor, tokens: Tensor) -> tuple[float, list[int]]:
@@ -137,7 +144,7 @@ def compare_exhaustive(seed: int, cases: int = 60) -> dict[str, Any]:
     frames = torch.randint(1, 10, (cases,), generator=generator)
     counts = torch.minimum(torch.randint(1, 6, (cases,), generator=generator), frames)
     audio, tokens = torch.randn(cases, 9, 8, generator=generator), torch.randn(cases, 5, 8, generator=generator)
-    z, _ = partition_distance(audio, tokens, frames, counts)
+    z = batched_distance(audio, tokens, frames, counts)
     expected = [exhaustive(audio[b, : frames[b]], tokens[b, : counts[b]]) for b in range(cases)]
     return {"cases": cases, "max_difference": float((z - torch.tensor(expected)).abs().max())}
 
@@ -153,7 +160,7 @@ def measure_tokens(settings: Settings, count: int) -> dict[str, Any]:
 
     def batched(backward: bool, part: slice = slice(None)) -> Tensor:
         with torch.set_grad_enabled(backward):
-            z, _ = partition_distance(audio[part], tokens[part], lengths[0][part], lengths[1][part])
+            z = batched_distance(audio[part], tokens[part], lengths[0][part], lengths[1][part])
             if backward:
                 z.sum().backward()
                 audio.grad = tokens.grad = None

@@ -100,15 +100,6 @@ def partition_distance(
     return z.to(_at_least_single(audio.dtype)), cuts
 
 
-def margin_loss(z: Tensor, label: Tensor, positive_margin: float = 0.2, negative_margin: float = 7.0) -> Tensor:
-    """Two linear hinges per row, (B,): matches pulled below one margin, others pushed above the other (paper Eq. 2).
-
-    The defaults are the paper's best. A row without a partition (z = +inf) costs nothing.
-    """
-    pull, push = (z - positive_margin).clamp_min(0), (negative_margin - z).clamp_min(0)
-    return torch.where(label > 0, pull, push).masked_fill(z.isinf(), 0)
-
-
 def equal_cuts(audio_lengths: Tensor, token_lengths: Tensor, max_tokens: int) -> Tensor:
     """Cuts (B, max_tokens+1) into runs of equal length, up to one frame."""
     order = torch.arange(max_tokens + 1, device=audio_lengths.device)
