@@ -68,6 +68,7 @@ def test_killed_during_export_a_run_ends_with_an_equal_file():
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_killed_at_twenty_moments_in_a_row_a_run_still_ends_equal():
     path = write()
     moments = [*(f"step:{step}" for step in (0, 1, 3, 5, 6, 7, 8, 11, 12, 13, 15, 17, 18, 21, 23))]
@@ -80,6 +81,7 @@ def test_killed_at_twenty_moments_in_a_row_a_run_still_ends_equal():
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_killed_at_twenty_random_times_every_run_ends_equal():
     path, dice = two_recipes(), random.Random(5)
     whole = uninterrupted(required=True)

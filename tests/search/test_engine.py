@@ -139,6 +139,7 @@ def test_workers_and_parent_killed_at_random_every_trial_is_there_exactly_once(m
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [7, 8])
 def test_killed_at_fifteen_random_moments_every_trial_is_there_exactly_once(seed: int, monkeypatch: pytest.MonkeyPatch):
