@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("lightsleeper.cli.bench", "measure an exported file or a kernel"),
     "data": ("lightsleeper.cli.data", "build, inspect or hear the data of a recipe, or speak its texts"),
     "detect": ("lightsleeper.cli.detect", "find a keyword in audio files or a microphone"),
+    "listen": ("lightsleeper.cli.listen", "run a wake-word detector over recordings or a microphone"),
     "doctor": ("lightsleeper.cli.doctor", "versions, devices, tracking and disk of this machine"),
 }
 WITH_OVERRIDES = ("run", "validate", "explain", "data")  # commands whose line may hold --section.key=value

@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
         check_path(Path(args.plot), (len(args.files) + (args.microphone is not None)) * len(args.keyword))
     said = pronunciations(args.keyword, args.pronounce)
     keywords = [keyword(text, said) for text in args.keyword]
-    matcher = open_matcher(path, args.threads)
+    matcher = open_matcher(path, args.threads, args.source)
     from lightsleeper.data.audio import cut_speech, read_audio
     from lightsleeper.deploy.detection import detect
 
@@ -136,12 +136,9 @@ def record(seconds: float, rate: int) -> "np.ndarray":
     """Record (S,) from the default input device. Raises UserError without the package or a device."""
     import sys
 
-    try:
-        import sounddevice
-    except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
-        raise UserError(
-            f"--microphone needs sounddevice ({error}): pip install -e '.[microphone]', and on Linux libportaudio2."
-        ) from error
+    from lightsleeper.data.sounds import require_sounddevice
+
+    sounddevice = require_sounddevice()
     print(f"recording {seconds:g} s ...", file=sys.stderr, flush=True)
     try:
         clip = sounddevice.rec(round(seconds * rate), samplerate=rate, channels=1, dtype="float32", blocking=True)

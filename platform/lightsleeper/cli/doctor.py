@@ -14,7 +14,7 @@ HELP = "Show versions, devices, who owns the `lightning` command, tracking state
 PACKAGES = ("lightsleeper", "torch", "lightning", "numpy", "onnxruntime", "wandb")
 EXTRAS = {  # extra -> (module it brings, what it is for)
     "demo": ("espeakng_loader", "the embedded corpus"),
-    "microphone": ("sounddevice", "lightning detect --microphone"),
+    "microphone": ("sounddevice", "detect and listen --microphone"),
     "test": ("pytest", "the tests"),
 }
 COMMAND = "lightning"

@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
+    from lightsleeper.deploy.detector import StreamModel
     from lightsleeper.deploy.runtime import Matcher
 
 SOURCE_HELP = "run folder, run id, 'last', folder with model.json, or exported MODEL.onnx"
@@ -36,10 +37,54 @@ def locate(source: str, runs_dir: str | None) -> Path:
     return model_folder(runs.find(source, runs.runs_root(runs_dir)))
 
 
-def open_matcher(path: Path, threads: int = 1) -> "Matcher":
+def is_detector(path: Path) -> bool:
+    """Whether what `locate` found is a wake-word detector: a graph with state that scores, or a family of them."""
+    if path.suffix == ".onnx":
+        from lightsleeper.deploy.runtime import OnnxGraph
+
+        graph = OnnxGraph(path)
+        return "state" in graph.inputs and {"score", "next_state"} <= set(graph.outputs)
+    from lightsleeper.deploy.finalize import model_class, read_description
+    from lightsleeper.models.wakeword import WakeWord
+
+    return issubclass(model_class(read_description(path)["class_path"]), WakeWord)
+
+
+def open_detector(path: Path, source: str, threads: int = 1) -> "StreamModel":
+    """A streaming wake-word model from what `locate` found for ``source``. Raises UserError for other models."""
+    from lightsleeper.deploy.detector import OnnxStream, TorchStream
+
+    if not is_detector(path):
+        from lightsleeper.deploy.finalize import read_description
+
+        what = "no streaming state" if path.suffix == ".onnx" else _class_name(read_description(path))
+        raise UserError(
+            f"{source} is no wake-word detector (it has {what}); `lightning detect {source} --keyword ... FILE` finds "
+            "typed phrases."
+        )
+    if path.suffix == ".onnx":
+        return OnnxStream(path, threads)
+    import torch
+
+    from lightsleeper.deploy.finalize import load_model
+
+    torch.set_num_threads(threads)
+    model = load_model(path)
+    return TorchStream(model, model.export_spec()[0].metadata)
+
+
+def _class_name(description: dict[str, Any]) -> str:
+    return f"a {str(description['class_path']).rpartition('.')[2]}"
+
+
+def open_matcher(path: Path, threads: int = 1, source: str | None = None) -> "Matcher":
     """A matcher from what `locate` found: ONNX through ONNX Runtime, a model folder through torch."""
     from lightsleeper.deploy.runtime import OnnxModel, TorchModel
 
+    if is_detector(path):
+        raise UserError(
+            f"{source or path} is a wake-word detector, its phrase is fixed: `lightning listen {source or path} FILE`."
+        )
     if path.suffix == ".onnx":
         return OnnxModel(path, threads)
     import torch

@@ -26,6 +26,8 @@ from lightsleeper.errors import UserError
 HOP = 320
 """Streams and chunks are whole multiples of it: 20 ms, the longest hop of our models."""
 KEYWORD_SECONDS = 8.0  # room that a keyword and what surrounds it take at least
+PAD_S = 0.5
+"""Silence before and after a recording."""
 _GAP_S = (0.1, 1.2)  # between two utterances
 _TALK_S, _QUIET_S = (15.0, 60.0), (5.0, 30.0)
 _TALK = 0.75  # share of passages with speech
@@ -243,7 +245,7 @@ class Scenery:
 class Clip:
     """A recording with ``pad_s`` of silence around it, as a stream; the keyword lies anywhere in it."""
 
-    def __init__(self, source: ClipSource, clip: int, positive: bool = True, pad_s: float = 0.5) -> None:
+    def __init__(self, source: ClipSource, clip: int, positive: bool = True, pad_s: float = PAD_S) -> None:
         self.source, self.clip, self.pad = source, clip, round(pad_s * SAMPLE_RATE)
         length = round(source.seconds(clip) * SAMPLE_RATE) + 2 * self.pad
         self.samples = -(-length // HOP) * HOP
@@ -258,7 +260,7 @@ class Clip:
 class Joined:
     """Recordings one after the other with half a second of silence between, as one stream without keywords."""
 
-    def __init__(self, source: ClipSource, clips: Sequence[int], gap_s: float = 0.5) -> None:
+    def __init__(self, source: ClipSource, clips: Sequence[int], gap_s: float = PAD_S) -> None:
         self.source, self.clips, self.events = source, list(clips), []  # type: ignore[var-annotated]
         gap = round(gap_s * SAMPLE_RATE)
         lengths = [round(source.seconds(clip) * SAMPLE_RATE) + gap for clip in self.clips]

@@ -49,6 +49,8 @@ class OnnxStream:
     def __init__(self, path: str | Path, threads: int = 1) -> None:
         self.graph = OnnxGraph(path, threads)
         self.metadata: dict[str, str] = self.graph.metadata
+        if "features" in self.graph.inputs:
+            raise UserError(f"{path} takes features of a front end outside of it; the run it came from takes audio.")
         if {"audio", "state"} - self.graph.inputs.keys() or {"score", "next_state"} - set(self.graph.outputs):
             raise UserError(
                 f"{path} is not a streaming detector: expected inputs audio, state and outputs score, next_state; it "
