@@ -1,4 +1,4 @@
-"""`lightning evaluate`: score an old run or an exported file on other data."""
+"""`lightning evaluate`: score an old run or an exported file on other data. Wake words: cli/evaluate_streams."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.sources import add_source, locate, positive, write_json
+from lightsleeper.cli.sources import add_source, is_detector, locate, positive, write_json
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from lightsleeper.models.family import Batch
 
 HELP = (
-    "Score a run or an exported file on other data and print AUC and equal error rate with 95 % intervals, for every "
-    "scorer the model has. A folder needs a manifest.csv (path,text[,speaker]); of a recipe only `data:` is used."
+    "Score a run or an exported file on other data, with 95 % intervals: AUC and equal error rate of every scorer, or "
+    "a wake word's false rejects and false alarms an hour. A folder needs a manifest.csv (path,text[,speaker]); of a "
+    "recipe only `data:` is used."
 )
 COLUMNS = ("auc_easy", "auc_hard", "eer_easy", "eer_hard")
 
@@ -25,15 +26,32 @@ COLUMNS = ("auc_easy", "auc_hard", "eer_easy", "eer_hard")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument(
-        "--data", nargs="+", required=True, metavar="DATA", help="folders with manifest.csv, or a recipe and overlays"
+        "--data",
+        nargs="+",
+        metavar="DATA",
+        help="folders with manifest.csv, or a recipe and overlays; default: the run's own data",
     )
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which part of a recipe's data")
+    wake_words = parser.add_argument_group("wake words")
+    wake_words.add_argument("--phrase", metavar="TEXT", help="text of the recordings that hold it; default: the run's")
+    wake_words.add_argument(
+        "--negatives", nargs="+", metavar="FOLDER", help="recordings without it; no manifest needed"
+    )
+    wake_words.add_argument("--threshold", type=float, metavar="X", help="score to fire from; default: the model's own")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads, default 1")
     parser.add_argument("--json", metavar="FILE", help="write all numbers, per word count too, to FILE")
 
 
 def main(args: argparse.Namespace) -> int:
     path = locate(args.source, args.runs_dir)
+    if is_detector(path):
+        from lightsleeper.cli import evaluate_streams
+
+        return evaluate_streams.main(path, args)
+    for name in ("phrase", "negatives", "threshold"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is for wake words; {args.source} is no wake-word detector.")
+    args.data = args.data or [own_data(path, args.source)]
     data = data_module(args.data)
     if args.split == "val" and getattr(data, "evaluate_only", False):
         raise UserError("--split val: a folder is test data as a whole.")
@@ -60,6 +78,14 @@ def data_module(given: list[str]) -> "L.LightningDataModule":
     from lightsleeper.data.audio_folder import AudioFolder
 
     return AudioFolder(path=folders, evaluate_only=True)
+
+
+def own_data(path: Path, source: str) -> str:
+    """The run folder that a model lies in, whose recipe names its data. Raises UserError for a model without one."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "recipe.yaml").is_file():
+            return str(folder)
+    raise UserError(f"{source} lies in no run folder, so its own data are not known: give --data.")
 
 
 def recipe_data(given: list[str]) -> "L.LightningDataModule":

@@ -31,7 +31,7 @@ class Sound(Protocol):
     live: bool
     """Whether it comes as it is said, until somebody ends it."""
 
-    def blocks(self, sample_rate: int) -> Generator[Samples]:
+    def blocks(self, sample_rate: int) -> Generator[Samples, None, None]:
         """Blocks (n,) of one channel in [-1, 1]. Close it where the sound was not heard to its end.
 
         Raises UserError where the audio cannot be read."""
@@ -57,7 +57,7 @@ class Recording:
             raise AudioError(self.path, f"is cut off: {missing} bytes of the WAV file are missing")
         self.seconds: float | None = self._frames / self.rate
 
-    def blocks(self, sample_rate: int) -> Generator[Samples]:
+    def blocks(self, sample_rate: int) -> Generator[Samples, None, None]:
         change, read = _Resampler(self.rate, sample_rate), 0
         with opened(self.path) as file:
             while len(block := file.read(round(self.block_s * self.rate), dtype="float32", always_2d=True)):
@@ -86,7 +86,7 @@ class Pipe:
         if file.isatty():
             raise UserError("'-' reads raw 16-bit samples from a pipe, and there is none.")
 
-    def blocks(self, sample_rate: int) -> Generator[Samples]:
+    def blocks(self, sample_rate: int) -> Generator[Samples, None, None]:
         change, odd, first = _Resampler(self.rate, sample_rate), b"", True
         most = 2 * round(LIVE_BLOCK_S * self.rate)
         while data := os.read(self.file.fileno(), most):  # what is there, without waiting for more
@@ -124,7 +124,7 @@ class Microphone:
         ) as error:  # ValueError: none of that name, or several
             raise UserError(f"--microphone: no input device: {_one_line(error)}.") from error
 
-    def blocks(self, sample_rate: int) -> Generator[Samples]:
+    def blocks(self, sample_rate: int) -> Generator[Samples, None, None]:
         """``lost`` counts the times that the program was late and the device dropped audio."""
         change, size = _Resampler(self.rate, sample_rate), round(LIVE_BLOCK_S * self.rate)
         left = None if self.seconds is None else round(self.seconds * self.rate)

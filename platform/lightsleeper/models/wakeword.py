@@ -301,6 +301,7 @@ class WakeWord(Family):
                     "fa_per_hour": repr(self.fa_per_hour),
                     "smoothing_frames": str(self.smoothing_frames),
                     "refractory_s": repr(self.refractory_s),
+                    "tolerance_s": repr(self.tolerance_s),
                     "frontend": f"log-mel, {self.n_mels} bands, {WINDOW_MS:g} ms every {HOP_MS:g} ms, {self.frontend}",
                 },
                 bench=bench,

@@ -16,6 +16,7 @@ from lightsleeper.tracking.runs import runs_root
 
 METRICS_SHOWN = 12  # about half a screen; `show --all` has the rest
 INTERVALS_SHOWN = 2  # columns of the table of scorers that have room for their intervals in 80 characters
+STREAMED = "false alarms an hour"  # in the target of a threshold: the model is a wake-word detector
 INTERVAL_WIDTH = len("0.934 [.921 1.000]")
 
 
@@ -165,7 +166,9 @@ def next_steps(record: Record, folder: Path) -> list[str]:
     name = command_name(folder)
     steps = [f"look again:  lightning show {name}"]
     if record.threshold and record.artifacts:
-        steps.insert(0, f'try it:      lightning detect {name} --keyword "turn on the light" FILE.wav')
+        hears_a_stream = STREAMED in (record.threshold.get("target") or "")
+        what = f'detect {name} --keyword "turn on the light"' if not hears_a_stream else f"listen {name}"
+        steps.insert(0, f"try it:      lightning {what} FILE.wav")
     return steps
 
 
