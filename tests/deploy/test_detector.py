@@ -1,10 +1,8 @@
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import onnx
-import onnx.parser
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,61 +10,7 @@ from hypothesis import strategies as st
 from lightsleeper.deploy.detector import OnnxStream, StreamingDetector, TorchStream
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.events import EventDecoder
-
-HOP = 320
-
-
-class Frames(NamedTuple):
-    score: torch.Tensor
-    start_s: torch.Tensor | None
-    state: torch.Tensor
-
-
-class Louder(torch.nn.Module):
-    """Scores a hop by its mean less the mean of the hop before; says that everything began 0.3 s ago."""
-
-    hop_samples = HOP
-
-    def initial(self, batch: int) -> torch.Tensor:
-        return torch.zeros(batch, 1)
-
-    def stream(self, audio: torch.Tensor, state: torch.Tensor) -> Frames:
-        level = audio.view(1, -1, HOP).mean(2)
-        score = level - torch.cat([state, level[:, :-1]], 1)
-        return Frames(score, torch.full_like(score, 0.3), level[:, -1:])
-
-
-def write_graph(path: Path, metadata: dict[str, str], hops: int | None = None, outputs: str = "next_state") -> Path:
-    """`Louder` as an ONNX file; ``hops`` fixes its length."""
-    samples = "N" if hops is None else str(hops * HOP)
-    model = onnx.parser.parse_model(f"""
-        <ir_version: 10, opset_import: ["" : 18]>
-        louder (float[1, {samples}] audio, float[1, 1] state) => (float[1, M] score, float[1, M] offset, float[1, 1] {outputs})
-        <int64[3] shape = {{1, -1, {HOP}}}, int64[1] axis = {{2}}, int64[1] zero = {{0}}, int64[1] last = {{-1}},
-         int64[1] end = {{9223372036854775807}}, int64[1] time = {{1}}, float ago = {{0.3}}>
-        {{
-            hops = Reshape(audio, shape)
-            level = ReduceMean<keepdims = 0>(hops, axis)
-            before = Slice(level, zero, last, time)
-            past = Concat<axis = 1>(state, before)
-            score = Sub(level, past)
-            none = Sub(level, level)
-            offset = Add(none, ago)
-            {outputs} = Slice(level, last, end, time)
-        }}
-    """)  # noqa: E501
-    onnx.helper.set_model_props(model, metadata)
-    onnx.save(model, path)
-    return path
-
-
-META = {"sample_rate": "16000", "hop_samples": str(HOP), "threshold": "0.4", "smoothing_frames": "1",
-        "refractory_s": "0.1", "state_size": "1"}  # fmt: skip
-
-
-def steps(count: int = 60, seed: int = 0) -> np.ndarray:
-    """Audio whose level jumps from hop to hop."""
-    return np.repeat(np.random.default_rng(seed).integers(0, 3, count) / 2, HOP).astype(np.float32)
+from tiny_detector import HOP, META, Frames, Louder, steps, write_graph
 
 
 def chunked(audio: np.ndarray, cuts: Sequence[int]) -> list[np.ndarray]:

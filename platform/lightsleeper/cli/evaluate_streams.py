@@ -79,7 +79,7 @@ def compare_data(run: Path, data: Any) -> None:
     from lightsleeper.tracking.record import FILE, read
 
     then = read(run).data.get("hash") if (run / FILE).is_file() else None
-    if then is not None and then != (now := data.summary().get("hash")):
+    if then is not None and then != (now := _summary(data).get("hash")):
         print(f"note: these are other data than the run was tested on (hash {now}, then {then}).", file=sys.stderr)
 
 
@@ -129,7 +129,7 @@ def outcomes(data: Any, streams: list[int], metric: Any, threshold: float) -> li
 def describe(path: Path, data: Any, args: argparse.Namespace, threshold: float) -> dict[str, Any]:
     from importlib.metadata import version
 
-    onnx, summary = path.suffix == ".onnx", data.summary()
+    onnx, summary = path.suffix == ".onnx", _summary(data)
     return {
         "model": str(path),
         "runtime": f"onnxruntime {version('onnxruntime')}" if onnx else f"torch {version('torch')}",
@@ -141,6 +141,11 @@ def describe(path: Path, data: Any, args: argparse.Namespace, threshold: float) 
         "data_hash": summary.get("hash"),
         "counts": summary.get("counts"),
     }
+
+
+def _summary(data: Any) -> dict[str, Any]:
+    """What the data say of themselves; a user's own module need not."""
+    return data.summary() if hasattr(data, "summary") else {}
 
 
 def print_set(name: str, found: Mapping[str, "Measurement"], recordings: list[dict[str, Any]], target: float) -> None:
