@@ -1,15 +1,17 @@
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import soundfile
 import torch
-from lightsleeper.deploy.finalize import load_model
+from lightsleeper.deploy.finalize import load_model, save_model
 from lightsleeper.metrics.events import EventDecoder
 from tiny_detector import HOP, LOUD, META, RATE, RUN, detector_runs, jumps, write_graph
-from tiny_matcher import tiny_export, tiny_runs
+from tiny_matcher import TinyMatcher
 
 
 @pytest.fixture
@@ -220,10 +222,13 @@ def test_mistakes_are_one_line(cli, louder, tmp_path, monkeypatch, words, messag
     assert failed.out == ""
 
 
-def test_a_model_that_is_no_wake_word_is_pointed_to_detect(cli, tmp_path):
+def test_a_model_that_is_no_wake_word_is_pointed_to_detect(cli, louder, tmp_path):
     wav = str(jumps(tmp_path / "a.wav", ()))
-    run, file = str(tiny_runs() / "tiny" / RUN), str(tiny_export()[0] / "model.onnx")
-    for source, reason in ((run, "it has a TinyMatcher"), (file, "it has no streaming state")):
+    folder, file = str(save_model(TinyMatcher(), tmp_path / "export", {})), str(tmp_path / "m.onnx")
+    model = onnx.load(louder)
+    model.graph.output.pop()  # the next state
+    onnx.save(model, file)
+    for source, reason in ((folder, "it has a TinyMatcher"), (file, "it has no streaming state")):
         failed = cli("listen", source, wav)
         assert failed.code == 2
         assert failed.err.startswith(f"error: {source} is no wake-word detector ({reason}); `lightning detect {source}")
@@ -231,8 +236,6 @@ def test_a_model_that_is_no_wake_word_is_pointed_to_detect(cli, tmp_path):
 
 
 def test_a_file_without_its_front_end_is_refused(cli, tmp_path):
-    import onnx
-
     model = onnx.load(write_graph(tmp_path / "m.onnx", LOUD))
     model.graph.input[0].name = model.graph.node[0].input[0] = "features"
     onnx.save(model, tmp_path / "m.onnx")
@@ -249,6 +252,14 @@ def test_a_detector_is_not_matched_against_typed_phrases(cli, louder, tmp_path):
         assert failed.err == (
             f"error: {source} is a wake-word detector, its phrase is fixed: `lightning listen {source} FILE`.\n"
         )
+
+
+def test_an_exported_file_needs_no_torch(spawn, louder, tmp_path):
+    done = spawn("listen", louder, str(jumps(tmp_path / "a.wav", (1.0,))), options=("-X", "importtime"))
+    assert done.stdout.endswith("a.wav: 0.72-1.02 s, score 0.900\n")
+    loaded = set(re.findall(r"^import time:.*\|\s*(\w+)$", done.stderr, re.MULTILINE))
+    assert "onnxruntime" in loaded
+    assert loaded.isdisjoint({"torch", "lightning", "transformers", "matplotlib"})
 
 
 def test_events_are_told_at_once_and_not_at_the_end(louder):

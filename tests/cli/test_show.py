@@ -67,6 +67,15 @@ def test_a_finished_run_shows_quality_size_latency_and_what_to_do(tmp_path: Path
         assert text in out
 
 
+def test_a_wake_word_is_tried_with_listen(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    target = {"value": 0.9, "target": "0.5 false alarms an hour on validation streams"}
+    make(tmp_path, artifacts=[ARTIFACT], threshold=target)
+    assert main(["show"]) == 0
+    out = capsys.readouterr().out
+    assert "try it:      lightning listen 20261101-120000-aaaa FILE.wav" in out
+    assert "detect" not in out
+
+
 def test_a_compressed_run_shows_what_each_callback_did_and_the_headline_before(tmp_path: Path, capsys: Any):
     make(
         tmp_path,

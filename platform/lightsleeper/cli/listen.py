@@ -104,11 +104,14 @@ def check(args: argparse.Namespace) -> None:
 
 def files(given: list[str]) -> list[str]:
     """The files that are named, and those in folders that are; a pipe stays `-`."""
-    from lightsleeper.data.noise import audio_files
-
     found: list[str] = []
     for name in given:
-        found += map(str, audio_files(Path(name))) if name != PIPE and Path(name).is_dir() else [name]
+        if name != PIPE and Path(name).is_dir():
+            from lightsleeper.data.noise import audio_files  # brings torch
+
+            found += map(str, audio_files(Path(name)))
+        else:
+            found.append(name)
     return found
 
 

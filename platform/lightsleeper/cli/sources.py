@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightsleeper.errors import UserError
 
@@ -40,7 +40,7 @@ def locate(source: str, runs_dir: str | None) -> Path:
 def is_detector(path: Path) -> bool:
     """Whether what `locate` found is a wake-word detector: a graph with state that scores, or a family of them."""
     if path.suffix == ".onnx":
-        from lightsleeper.deploy.runtime import OnnxGraph
+        from lightsleeper.deploy.onnx_graph import OnnxGraph
 
         graph = OnnxGraph(path)
         return "state" in graph.inputs and {"score", "next_state"} <= set(graph.outputs)
@@ -55,9 +55,7 @@ def open_detector(path: Path, source: str, threads: int = 1) -> "StreamModel":
     from lightsleeper.deploy.detector import OnnxStream, TorchStream
 
     if not is_detector(path):
-        from lightsleeper.deploy.finalize import read_description
-
-        what = "no streaming state" if path.suffix == ".onnx" else _class_name(read_description(path))
+        what = "no streaming state" if path.suffix == ".onnx" else f"a {_class_name(path)}"
         raise UserError(
             f"{source} is no wake-word detector (it has {what}); `lightning detect {source} --keyword ... FILE` finds "
             "typed phrases."
@@ -73,8 +71,10 @@ def open_detector(path: Path, source: str, threads: int = 1) -> "StreamModel":
     return TorchStream(model, model.export_spec()[0].metadata)
 
 
-def _class_name(description: dict[str, Any]) -> str:
-    return f"a {str(description['class_path']).rpartition('.')[2]}"
+def _class_name(folder: Path) -> str:
+    from lightsleeper.deploy.finalize import read_description
+
+    return str(read_description(folder)["class_path"]).rpartition(".")[2]
 
 
 def open_matcher(path: Path, threads: int = 1, source: str | None = None) -> "Matcher":

@@ -16,6 +16,8 @@ from lightsleeper.data.audio import AudioError, missing_wav_bytes, opened
 from lightsleeper.errors import UserError
 
 Samples = NDArray[np.float32]
+PAD_S = 0.5
+"""Silence before and after a recording that a detector hears: a device would go on hearing."""
 LIVE_BLOCK_S = 0.08
 """Of a microphone and of a pipe: what an application hands over at once; an event is told no later than this."""
 

@@ -21,13 +21,12 @@ from lightsleeper.data.augment import Audio, draw_scene, mixed
 from lightsleeper.data.batch import _ranks
 from lightsleeper.data.noise import NoiseSource
 from lightsleeper.data.rows import ClipSource
+from lightsleeper.data.sounds import PAD_S
 from lightsleeper.errors import UserError
 
 HOP = 320
 """Streams and chunks are whole multiples of it: 20 ms, the longest hop of our models."""
 KEYWORD_SECONDS = 8.0  # room that a keyword and what surrounds it take at least
-PAD_S = 0.5
-"""Silence before and after a recording."""
 _GAP_S = (0.1, 1.2)  # between two utterances
 _TALK_S, _QUIET_S = (15.0, 60.0), (5.0, 30.0)
 _TALK = 0.75  # share of passages with speech

@@ -39,7 +39,7 @@ class RecordedStreams:
     takes: list[Take] = field(init=False)
 
     def __post_init__(self) -> None:
-        phrase = " ".join(split_words(self.phrase))
+        phrase = " ".join(split_words(self.phrase)) if self.folders else ""
         rows = [row for folder in self.folders for row in read_manifest(folder)]
         if self.folders and not any(row.text == phrase for row in rows):
             texts = sorted({row.text for row in rows})
@@ -66,4 +66,5 @@ class RecordedStreams:
 
     def summary(self) -> dict[str, Any]:
         """What `lightning evaluate` says of the data."""
-        return {"protocol": f"wake word '{self.phrase}', recordings", "hash": self.clips.hash, "counts": self.counts}
+        what = f"wake word '{self.phrase}', recordings" if self.folders else "recordings without the wake word"
+        return {"protocol": what, "hash": self.clips.hash, "counts": self.counts}

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lightsleeper.deploy.runtime import OnnxGraph
+from lightsleeper.deploy.onnx_graph import OnnxGraph
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.events import Event, EventDecoder
 
@@ -91,9 +90,11 @@ class TorchStream:
     def initial(self) -> Any:
         return self.model.initial(1)
 
-    @torch.no_grad()
     def step(self, audio: NDArray[np.float32], state: Any) -> Frames:
-        frames = self.model.stream(torch.from_numpy(audio)[None], state)
+        import torch  # a second that an exported file does not need
+
+        with torch.no_grad():
+            frames = self.model.stream(torch.from_numpy(audio)[None], state)
         back = None if frames.start_s is None else frames.start_s[0].float().cpu().numpy()
         return frames.score[0].float().cpu().numpy(), back, frames.state
 

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.data.sounds import Sound
-from lightsleeper.data.streams import PAD_S
+from lightsleeper.data.sounds import PAD_S, Sound
 from lightsleeper.deploy.detector import StreamingDetector
 from lightsleeper.metrics.events import Event
 
