@@ -19,7 +19,7 @@ Samples = NDArray[np.float32]
 PAD_S = 0.5
 """Silence before and after a recording that a detector hears: a device would go on hearing."""
 LIVE_BLOCK_S = 0.08
-"""Of a microphone and of a pipe: what an application hands over at once; an event is told no later than this."""
+"""Of a microphone: what an application hands over at once; an event is told no later than this."""
 
 
 class Sound(Protocol):
@@ -90,8 +90,7 @@ class Pipe:
 
     def blocks(self, sample_rate: int) -> Generator[Samples, None, None]:
         change, odd, first = _Resampler(self.rate, sample_rate), b"", True
-        most = 2 * round(LIVE_BLOCK_S * self.rate)
-        while data := os.read(self.file.fileno(), most):  # what is there, without waiting for more
+        while data := os.read(self.file.fileno(), 2 * self.rate):  # what is there, without waiting for more
             data = odd + data
             if first and data[:4] in (b"RIFF", b"fLaC", b"OggS"):
                 raise UserError("'-': raw 16-bit samples were expected, here is a file with a header: give it by name.")

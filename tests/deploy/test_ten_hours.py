@@ -1,0 +1,49 @@
+"""`lightning listen` for ten hours: memory as after the first one, in torch and in ONNX Runtime."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightsleeper.deploy.export import export
+from lightsleeper.deploy.finalize import load_model
+from tiny_detector import RATE, RUN, detector_runs
+
+HOURS = 10
+MOST_MB = 1.0
+"""Allowed from the second hour to the last: 70 bytes of each block of a second that were kept would already show."""
+
+
+def rss_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_ten_hours_of_a_stream_need_the_memory_of_one(kind: str, tmp_path: Path):
+    source = detector_runs() / "wake" / RUN
+    if kind == "onnx":
+        export(load_model(source), tmp_path, ["onnx"], parity_inputs=2)
+        source = tmp_path / "model.onnx"
+    audio = (np.random.default_rng(0).standard_normal(10 * RATE) * 3000).astype("<i2").tobytes()
+    command = [sys.executable, "-m", "lightsleeper", "listen", str(source), "-", "--plot", str(tmp_path / "out.png")]
+    with (tmp_path / "events.txt").open("w") as events:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=events, stderr=subprocess.PIPE)
+        assert process.stdin is not None
+        found = []
+        for _ in range(HOURS):
+            for _ in range(360):
+                process.stdin.write(audio)
+            process.stdin.flush()  # a pipe holds two seconds: the rest has been heard
+            found.append(rss_mb(process.pid))
+        _, said = process.communicate()
+    assert process.returncode == 0, said
+    lines = (tmp_path / "events.txt").read_text().splitlines()
+    print(f"\n{kind}: MB after each of {HOURS} hours: {', '.join(f'{mb:.1f}' for mb in found)}; {len(lines)} events")
+    assert f"{HOURS}:00:00 heard".encode() in said
+    assert len(lines) > 100
+    assert found[-1] - found[1] <= MOST_MB
