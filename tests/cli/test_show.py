@@ -76,6 +76,15 @@ def test_a_wake_word_is_tried_with_listen(tmp_path: Path, capsys: pytest.Capture
     assert "detect" not in out
 
 
+def test_a_metric_that_ends_like_another_is_no_scorer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    names = ("test/frr", "test/fa_per_hour", "test/frr_at_0.5_fa_per_hour")
+    make(tmp_path, metrics={name: metric(0.1) for name in names}, headline=["test/frr", "test/fa_per_hour"])
+    assert main(["show"]) == 0
+    out = capsys.readouterr().out
+    assert "test/frr_at_0.5_fa_per_hour" in out
+    assert "shipped" not in out
+
+
 def test_a_compressed_run_shows_what_each_callback_did_and_the_headline_before(tmp_path: Path, capsys: Any):
     make(
         tmp_path,

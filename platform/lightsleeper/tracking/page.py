@@ -46,6 +46,10 @@ def scorers(record: Record) -> Group | None:
                 test_set, _, scorer = label.rpartition("/")
                 of_set = found.setdefault(test_set, {})
                 of_set.setdefault(scorer.rstrip("_") or "shipped", {})[column] = value
+    for name, rows in found.items():
+        # One metric may end like another: frr_at_0.5_fa_per_hour has a fa_per_hour, but is no scorer that has a frr.
+        complete = max(map(len, rows.values()))
+        found[name] = {scorer: row for scorer, row in rows.items() if len(row) == complete}
     return score_table(found, columns) if sum(map(len, found.values())) > 1 else None
 
 
