@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -57,6 +58,25 @@ def test_the_data_section_of_a_recipe_is_used(cli, recordings, tmp_path):
     done = _evaluate(cli, RUN, "--data", str(recipe), "--json", str(tmp_path / "out.json"))
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "out.json").read_text())["sets"]["test"]["shipped"]["auc_easy"]["value"] is not None
+
+
+def test_without_data_a_run_is_scored_on_its_own(cli, recordings, tmp_path):
+    folder = shutil.copytree(tiny_runs() / "tiny" / RUN, tmp_path / "runs" / "tiny" / RUN)
+    assert "so its own data are not known: give --data" in cli("evaluate", str(folder)).err
+    init = {"path": str(recordings), "evaluate_only": True}
+    (folder / "recipe.yaml").write_text(f"data: {{class_path: AudioFolder, init_args: {json.dumps(init)}}}\n")
+    for source in (folder, folder / "export" / "model.onnx"):
+        assert cli("evaluate", str(source), "--json", str(tmp_path / "own.json")).code == 0
+        assert cli("evaluate", str(source), "--data", str(recordings), "--json", str(tmp_path / "given.json")).code == 0
+        own, given = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("own", "given"))
+        assert own["sets"] == given["sets"]
+
+
+@pytest.mark.parametrize("option", ["--phrase", "--negatives", "--threshold"])
+def test_options_of_wake_words_are_refused_for_a_matcher(cli, recordings, option):
+    failed = _evaluate(cli, RUN, "--data", str(recordings), option, "0.5")
+    assert failed.code == 2
+    assert f"{option} is for wake words" in failed.err
 
 
 @pytest.mark.parametrize(

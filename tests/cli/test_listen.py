@@ -53,6 +53,7 @@ def test_recordings_may_have_another_rate(cli, louder, tmp_path, rate):
     done = cli("listen", louder, str(jumps(tmp_path / "a.wav", (1.0,), rate=rate)), "--json")
     (event,) = events(done.out)
     assert event["end_s"] == pytest.approx(1.02, abs=0.021)
+    assert ("(8000 Hz): the model hears 16000 Hz, and nothing is there above 4000 Hz" in done.err) == (rate == 8_000)
 
 
 def test_a_folder_is_all_recordings_below_it(cli, louder, tmp_path):

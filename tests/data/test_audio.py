@@ -80,7 +80,7 @@ def bad_file(folder: Path, kind: str) -> Path:
         ("missing", "does not exist"),
         ("folder", "is a folder"),
         ("text", "is damaged or no audio file"),
-        ("no bytes", "is damaged or no audio file"),
+        ("no bytes", "is empty"),
         ("cut", "is damaged|is cut off"),
         ("cut wav", "is cut off: 2999 bytes of the WAV file are missing"),
         ("cut mp3", "is cut off after"),

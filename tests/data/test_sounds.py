@@ -35,6 +35,7 @@ def test_the_blocks_of_a_recording_are_what_is_read_at_once(tmp_path, name, rate
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: path.write_text("no audio"), "damaged or no audio file"),
         (lambda path: soundfile.write(path, NOISE[:0], 16_000), "is empty"),
+        (lambda path: path.touch(), "is empty"),
         (lambda path: path.write_bytes(_wav()[:-1000]), "is cut off: 999 bytes"),
     ],
 )
@@ -68,7 +69,7 @@ def _pipe(*parts: bytes, rate: int = 16_000) -> Pipe:
 @given(st.binary(max_size=5000))
 @settings(max_examples=30, deadline=None)
 def test_a_pipe_gives_the_samples_that_came_through_it(data):
-    if data[:4] in (b"RIFF", b"fLaC", b"OggS"):
+    if not data or data[:4] in (b"RIFF", b"fLaC", b"OggS"):
         return
     got = np.concatenate([np.zeros(0), *_pipe(data).blocks(16_000)])
     assert np.array_equal(got * 32768, np.frombuffer(data[: len(data) // 2 * 2], "<i2"))
@@ -83,6 +84,11 @@ def test_a_pipe_of_another_rate_is_resampled():
 def test_a_file_with_a_header_in_a_pipe_is_refused():
     with pytest.raises(UserError, match="file with a header: give it by name"):
         list(_pipe(_wav()[:2000]).blocks(16_000))
+
+
+def test_a_pipe_without_a_sample_is_refused():
+    with pytest.raises(UserError, match="brought no samples"):
+        list(_pipe().blocks(16_000))
 
 
 def test_a_terminal_is_no_pipe():

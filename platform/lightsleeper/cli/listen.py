@@ -122,6 +122,7 @@ def listen(detector: "StreamingDetector", sounds: list["Sound"], args: argparse.
     from lightsleeper.deploy.listening import Listening
 
     say(args, _conditions(detector))
+    note_rates(sounds, detector.sample_rate)
     panels, began = [], time.perf_counter()
     seconds, fired, hit = 0.0, 0, 0
     for sound in sounds:
@@ -148,6 +149,18 @@ def listen(detector: "StreamingDetector", sounds: list["Sound"], args: argparse.
         plot(Path(args.plot), panels)
         say(args, f"drawn: {args.plot}")
     return 0
+
+
+def note_rates(sounds: list["Sound"], wanted: int) -> None:
+    """Say which sounds lack what the model was trained to hear; resampling does not bring it back."""
+    low = [sound for sound in sounds if sound.rate < wanted]
+    if low:
+        more = f" and {len(low) - 1} more" if len(low) > 1 else ""
+        print(
+            f"note: {low[0].name} ({low[0].rate} Hz){more}: the model hears {wanted} Hz, and nothing is there above "
+            f"{low[0].rate // 2} Hz.",
+            file=sys.stderr,
+        )
 
 
 def hear(listening: "Listening", args: argparse.Namespace) -> list["Found"]:

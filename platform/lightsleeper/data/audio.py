@@ -68,6 +68,8 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
     """A recording to read from; what goes wrong inside is an AudioError."""
     if not path.is_file():
         raise AudioError(path, "is a folder" if path.is_dir() else "does not exist")
+    if not path.stat().st_size:
+        raise AudioError(path, "is empty")
     try:
         with soundfile.SoundFile(path) as file:
             yield file

@@ -96,6 +96,8 @@ class Pipe:
                 raise UserError("'-': raw 16-bit samples were expected, here is a file with a header: give it by name.")
             first, odd = False, data[len(data) // 2 * 2 :]
             yield change(np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / np.float32(32768))
+        if first:
+            raise UserError("'-': the pipe brought no samples.")
         yield change.rest()
 
 
