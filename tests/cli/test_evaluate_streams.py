@@ -93,7 +93,7 @@ def test_a_run_is_judged_on_the_test_streams_of_its_own_recipe(cli, tmp_path):
     assert done.code == 0, done.err
     content = json.loads((tmp_path / "out.json").read_text())
     model = load_model(detector_runs() / "wake" / RUN)
-    metric = model._new_metric()
+    metric = model.metric
     with torch.no_grad():
         for chunk in stream(2, 22) + stream(3, 20):
             model._follow(chunk, metric)

@@ -16,7 +16,7 @@ def metadata(model) -> dict[str, str]:
 def test_it_measures_what_the_test_of_a_run_measures(name):
     model = make(name, fa_per_hour=60.0, smoothing_ms=40.0, tolerance_s=0.3)
     chunks = stream(0, 20) + stream(1, 10)
-    expected = model._new_metric()
+    expected = model.metric
     for chunk in chunks:
         model._follow(chunk, expected)
     metric = metric_of(metadata(model))
