@@ -351,7 +351,7 @@ RUNS = [
 LISTEN = "detect last --keyword light"
 AUDIO = [
     Case("a missing recording", f"{LISTEN} gone.wav", ("gone.wav", "does not exist"), sounds),
-    Case("an empty file", f"{LISTEN} empty.wav", ("empty.wav", "no audio"), sounds),
+    Case("an empty file", f"{LISTEN} empty.wav", ("empty.wav", "is empty"), sounds),
     Case("a text file named .wav", f"{LISTEN} text.wav", ("text.wav", "no audio"), sounds),
     Case("a folder named .wav", f"{LISTEN} folder.wav", ("folder.wav", "is a folder"), sounds),
     Case("half a WAV file", f"{LISTEN} cut.wav", ("cut.wav", "cut off"), sounds),

@@ -68,5 +68,5 @@ def test_a_phrase_that_nobody_says_is_refused(tmp_path, texts, message):
 
 def test_a_recording_is_not_on_both_sides(tmp_path):
     first = folder(tmp_path / "a", ["hey firefly"])
-    with pytest.raises(UserError, match="is a recording of the phrase too"):
+    with pytest.raises(UserError, match="is a recording of 'hey firefly' too"):
         RecordedStreams("hey firefly", [first], [first])

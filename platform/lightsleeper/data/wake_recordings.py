@@ -32,17 +32,17 @@ def find_takes(phrase: str, folder: Path, manifest: str, negatives: Sequence[Pat
     rows = read_manifest(folder, manifest)
     check_names([phrase], sorted({row.text for row in rows}), "phrase")
     takes = [Take(row.file, row.text == phrase, row.speaker) for row in rows]
-    return takes + other_takes(negatives, takes)
+    return takes + other_takes(phrase, negatives, takes)
 
 
-def other_takes(folders: Sequence[Path], takes: Sequence[Take]) -> list[Take]:
+def other_takes(phrase: str, folders: Sequence[Path], takes: Sequence[Take]) -> list[Take]:
     """All audio below folders that do not hold the phrase. Raises UserError where one is among ``takes`` of it."""
     said = {take.file.resolve() for take in takes if take.positive}
     others: list[Take] = []
     for folder in folders:
         found = audio_files(folder)
         if both := [file for file in found if file.resolve() in said]:
-            raise UserError(f"negatives: {both[0]} is a recording of the phrase too.")
+            raise UserError(f"negatives: {both[0]} is a recording of '{phrase}' too.")
         others += [Take(file, False, "") for file in found]
     return others
 

@@ -47,7 +47,7 @@ class RecordedStreams:
             near = near if len(texts) <= 8 or "mean" in near else f" It has {len(texts)} others."
             raise UserError(f"no recording in {' '.join(map(str, self.folders))} says '{phrase}'.{near}")
         self.takes = [Take(row.file, row.text == phrase, row.speaker) for row in rows]
-        self.takes += other_takes(self.negatives, self.takes)
+        self.takes += other_takes(phrase, self.negatives, self.takes)
         self.clips = read_takes(self.takes, self.on_bad_file)
         usable = [int(clip) for clip in np.flatnonzero(self.clips.ok)]
         positive = [clip for clip in usable if self.takes[clip].positive]
