@@ -205,6 +205,7 @@ def test_ctrl_c_in_a_file_stops_the_program(cli, louder, tmp_path, monkeypatch):
         (["WAV", "--device", "desk"], "--device names a microphone"),
         (["-", "-"], "there is one pipe"),
         (["--microphone", "-1"], "expected a number of seconds, got -1"),
+        (["--microphone", "inf"], "expected a number of seconds, got inf"),
         (["--microphone"], "pip install -e '.[microphone]'"),
         (["WAV", "--keyword", "light"], "has no option '--keyword'"),
     ],

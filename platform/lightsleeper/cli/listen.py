@@ -90,7 +90,7 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what needs no file to be opened."""
     if not args.files and args.microphone is None:
         raise UserError("nothing to listen to: name audio files or folders, - for a pipe, or give --microphone.")
-    if args.microphone is not None and not args.microphone >= 0:
+    if args.microphone is not None and not 0 <= args.microphone < float("inf"):
         raise UserError(f"--microphone: expected a number of seconds, got {args.microphone:g}.")
     if args.threshold is not None and args.threshold != args.threshold:
         raise UserError("--threshold: expected a number, got nan.")
@@ -216,8 +216,9 @@ def _print_json(content: dict[str, Any]) -> None:
 def _detector(path: Path, args: argparse.Namespace) -> "StreamingDetector":
     from lightsleeper.deploy.detector import StreamingDetector
 
+    model = open_detector(path, args.source, args.threads)
     try:
-        return StreamingDetector(open_detector(path, args.source, args.threads), args.threshold, wait_s=args.wait)
+        return StreamingDetector(model, args.threshold, wait_s=args.wait)
     except ValueError as error:
         raise UserError(f"--wait: {error}.") from error
     except UserError as error:
