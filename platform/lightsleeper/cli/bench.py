@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ HELP = (
     "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
     "training step), overhead (`lightning run` against a bare Lightning script), dashboard (thousands of records into "
     "a page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
-    "one)."
+    "one), wakeword (wake-word families side by side, and against an engine)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -26,7 +27,7 @@ TARGET_OVERHEAD = 1.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
-        dest="what", metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep", required=True
+        dest="what", metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword", required=True
     )
     dsp = kinds.add_parser("dsp", help="the batched partition: equality, speed, memory, latency")
     dsp.add_argument("--rows", type=positive, metavar="B", help="pairs in the batch, default 256")
@@ -64,7 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         method.add_argument("--parent", metavar="MODEL", help="weights to start from: hub name or local folder")
         method.add_argument("--out", metavar="DIR", help="keeps one JSON a finished training, to go on from")
         methods.append(method)
-    for kind in (dsp, loader, overhead, dashboard, *methods):
+    wakeword = kinds.add_parser("wakeword", help="wake words: speed of all families, accuracy, recordings of people")
+    wakeword.add_argument(
+        "--part", default="speed", choices=("speed", "accuracy", "people"), help="what to measure, default speed"
+    )
+    wakeword.add_argument("--engine", metavar="PYTHON", help="a Python that has pvporcupine, to compare with")
+    wakeword.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
+    wakeword.add_argument("--seeds", type=positive, metavar="N", help="accuracy: seeds of each training")
+    wakeword.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
+    wakeword.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
+    wakeword.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from; speed: the models")
+    for kind in (dsp, loader, overhead, dashboard, *methods, wakeword):
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
 
 
@@ -72,7 +83,8 @@ def main(args: argparse.Namespace) -> int:
     from lightsleeper.deploy.benchmark import machine_lock
     from lightsleeper.stages.console import stoppable
 
-    with machine_lock(), stoppable():
+    # Hours of trainings, whose own benchmarks need the lock: bench/wakeword.py takes it where it measures speed.
+    with nullcontext() if args.what == "wakeword" else machine_lock(), stoppable():
         result = {"dsp": dsp, "loader": loader, "overhead": overhead}.get(args.what, method)(args)
     if args.json:
         write_json(Path(args.json), result)
