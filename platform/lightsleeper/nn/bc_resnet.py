@@ -5,10 +5,12 @@ strides and dilations are those of the authors' public code, so that parameter c
 the same layers, each looking back over the whole of its kernel: 116 frames of 10 ms in all.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from lightsleeper.nn.causal import Causal, Chain, Kept
+from lightsleeper.nn.causal import Causal, Chain, Kept, Shape
 
 MELS = 40  # 40 -> 20 -> 20 -> 10 -> 5 -> 1 rows of frequency: the kernels fit no other number
 BANDS = 5
@@ -60,13 +62,13 @@ class Block(Causal):
         self.past, self.future = self.temporal.past, self.temporal.future
 
     @property
-    def state_size(self) -> int:
-        return self.temporal.state_size
+    def pieces(self) -> list[Shape]:
+        return self.temporal.pieces
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         spectral = self.spectral(x)
-        temporal, state = self.temporal.stream(spectral.mean(2, keepdim=True), state)
-        return self._joined(x, spectral, temporal), state
+        temporal, new = self.temporal.step(spectral.mean(2, keepdim=True), kept)
+        return self._joined(x, spectral, temporal), new
 
     def forward(self, x: Tensor) -> Tensor:
         spectral = self.spectral(x)

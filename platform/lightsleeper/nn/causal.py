@@ -2,11 +2,15 @@
 
     y, state = layer.stream(x, state)     # x (B, ..., frames), state (B, layer.state_size)
 
+Inside, each layer takes and gives the pieces it keeps (``step``). In the flat tensor, pieces that differ in time only
+lie side by side: an exported graph takes a state apart and together again in a few nodes, not in a few for each layer.
 ``forward`` is ``stream`` from the zero state, so zeros before the start stand for the past. A chunk is any number of
 whole strides; whatever the chunks, the outputs are the same. An output answers as soon as its newest frame is there:
 with a stride s, output t sees the frames up to s (t + 1) - 1. Nothing counts, so nothing grows with time.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +23,8 @@ from lightsleeper.nn.frontend import LogMel
 
 _BLOCK = 256  # frames of an exponential mean computed at once
 
+Shape = tuple[int, ...]
+
 
 class Causal(nn.Module):
     """Base of the layers. One without state, a stride or a past need not be one: `Chain` calls it frame by frame."""
@@ -30,15 +36,27 @@ class Causal(nn.Module):
     """Frames of look-ahead; a layer with any does not stream."""
 
     @property
+    def pieces(self) -> list[Shape]:
+        """Shapes of what is kept between two chunks, without the batch, time last."""
+        return []
+
+    @property
     def state_size(self) -> int:
-        return 0
+        return sum(map(math.prod, self.pieces))
 
     def initial(self, x: Tensor) -> Tensor:
         """The state before anything was heard, for the batch and type of ``x``: zeros (B, state_size)."""
         return x.new_zeros(x.shape[0], self.state_size)
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The next chunk, with what was kept of the last one; the outputs, and what to keep."""
         raise NotImplementedError
+
+    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """``step`` with a flat state (B, state_size)."""
+        pieces = self.pieces
+        y, kept = self.step(x, _apart(state, pieces))
+        return y, _together(kept, pieces) if pieces else state
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stream(x, self.initial(x))[0]
@@ -46,6 +64,34 @@ class Causal(nn.Module):
     def _refuse_look_ahead(self) -> None:
         if self.future:
             raise ValueError(f"a layer that looks {self.future} frames ahead does not stream")
+
+
+def _alike(pieces: Sequence[Shape]) -> dict[Shape, list[int]]:
+    """Numbers of the pieces by their shape without time, in order of appearance."""
+    groups: dict[Shape, list[int]] = {}
+    for number, shape in enumerate(pieces):
+        groups.setdefault(shape[:-1], []).append(number)
+    return groups
+
+
+def _apart(state: Tensor, pieces: Sequence[Shape]) -> list[Tensor]:
+    groups = _alike(pieces)
+    frames = [[pieces[number][-1] for number in numbers] for numbers in groups.values()]
+    sizes = [math.prod(shape) * sum(lengths) for shape, lengths in zip(groups, frames, strict=True)]
+    found: dict[int, Tensor] = {}
+    parts = state.split(sizes, 1) if len(groups) > 1 else (state,) * len(groups)
+    for (shape, numbers), lengths, part in zip(groups.items(), frames, parts, strict=True):
+        part = part.unflatten(1, (*shape, sum(lengths))) if shape else part
+        found.update(zip(numbers, part.split(lengths, -1) if len(numbers) > 1 else (part,), strict=True))
+    return [found[number] for number in range(len(pieces))]
+
+
+def _together(kept: Sequence[Tensor], pieces: Sequence[Shape]) -> Tensor:
+    parts = []
+    for numbers in _alike(pieces).values():
+        part = torch.cat([kept[number] for number in numbers], -1) if len(numbers) > 1 else kept[numbers[0]]
+        parts.append(part.flatten(1))
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
 
 class Kept(Causal):
@@ -76,18 +122,15 @@ class Kept(Causal):
         return (first.in_channels, *(() if self.rows is None else (self.rows,)))
 
     @property
-    def state_size(self) -> int:
-        count = self.frames
-        for size in self.shape if count else ():
-            count *= size
-        return count
+    def pieces(self) -> list[Shape]:
+        return [(*self.shape, self.frames)] if self.frames else []
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         self._refuse_look_ahead()
-        if not self.frames:  # the state is nobody's
-            return self.layer(x), state
-        joined = torch.cat([state.unflatten(1, (*self.shape, self.frames)), x], dim=-1)
-        return self.layer(joined), joined[..., x.shape[-1] :].flatten(1)
+        if not kept:
+            return self.layer(x), []
+        joined = torch.cat([kept[0], x], dim=-1)
+        return self.layer(joined), [joined[..., -self.frames :]]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(F.pad(x, (self.frames - self.future, self.future)) if self.frames else x)
@@ -106,22 +149,19 @@ class Chain(Causal):
                 self.stride *= layer.stride
 
     @property
-    def state_size(self) -> int:
-        return sum(layer.state_size for layer in self.layers if isinstance(layer, Causal))
+    def pieces(self) -> list[Shape]:
+        return [piece for layer in self.layers if isinstance(layer, Causal) for piece in layer.pieces]
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        sizes = [layer.state_size for layer in self.layers if isinstance(layer, Causal)]
-        parts = iter(state.split([size for size in sizes if size], 1) if any(sizes) else ())  # one node of a graph
-        kept = []
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        at, new = 0, list[Tensor]()
         for layer in self.layers:
-            if not isinstance(layer, Causal):
-                x = layer(x)
-            elif layer.state_size:
-                x, new = layer.stream(x, next(parts))
-                kept.append(new)
+            if isinstance(layer, Causal):
+                end = at + len(layer.pieces)
+                x, parts = layer.step(x, kept[at:end])
+                at, new = end, new + parts
             else:
-                x, _ = layer.stream(x, state)
-        return x, torch.cat(kept, 1) if kept else state
+                x = layer(x)
+        return x, new
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -137,12 +177,12 @@ class Residual(Causal):
         self.body, self.past, self.future = body, body.past, body.future
 
     @property
-    def state_size(self) -> int:
-        return self.body.state_size
+    def pieces(self) -> list[Shape]:
+        return self.body.pieces
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        y, state = self.body.stream(x, state)
-        return x + y, state
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        y, new = self.body.step(x, kept)
+        return x + y, new
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
@@ -178,14 +218,14 @@ class TrailingMean(Causal):
         self.channels, self.past = channels, frames - 1
 
     @property
-    def state_size(self) -> int:
-        return self.channels * self.past
+    def pieces(self) -> list[Shape]:
+        return [(self.channels, self.past)] if self.past else []
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.past:
-            return x, state
-        joined = torch.cat([state.unflatten(1, (self.channels, self.past)), x], dim=-1)
-        return F.avg_pool1d(joined, self.past + 1, 1), joined[..., x.shape[-1] :].flatten(1)
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        if not kept:
+            return x, []
+        joined = torch.cat([kept[0], x], dim=-1)
+        return F.avg_pool1d(joined, self.past + 1, 1), [joined[..., -self.past :]]
 
 
 class ExponentialMean(Causal):
@@ -202,17 +242,19 @@ class ExponentialMean(Causal):
         self.start = nn.Parameter(torch.zeros(channels))
 
     @property
-    def state_size(self) -> int:
-        return self.start.numel()
+    def pieces(self) -> list[Shape]:
+        return [(self.start.numel(),)]
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        (mean,) = kept
         if torch.compiler.is_exporting():  # chunks of a stream are short
-            return self._block(x, state)
+            y, mean = self._block(x, mean)
+            return y, [mean]
         parts = []
         for block in x.split(_BLOCK, dim=-1):
-            y, state = self._block(block, state)
+            y, mean = self._block(block, mean)
             parts.append(y)
-        return (torch.cat(parts, -1) if parts else x), state
+        return (torch.cat(parts, -1) if parts else x), [mean]
 
     def _block(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         steps = torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)
@@ -251,12 +293,12 @@ class FrontEnd(Causal):
         self.past, self.stride = self.log_mel.window - 1, self.log_mel.hop
 
     @property
-    def state_size(self) -> int:
-        return self.log_mel.window - self.log_mel.hop
+    def pieces(self) -> list[Shape]:
+        return [(self.log_mel.window - self.log_mel.hop,)]
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        joined = torch.cat([state, x], dim=1)
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        joined = torch.cat([kept[0], x], dim=1)
         power = self.log_mel.power(joined)  # (B, T, mel)
         if self.augment is not None and self.training:
             power = self.augment(power, torch.full((len(power),), power.shape[1], device=power.device))
-        return self.log_mel.center(power, None).transpose(1, 2), joined[:, x.shape[1] :]
+        return self.log_mel.center(power, None).transpose(1, 2), [joined[:, -self.pieces[0][0] :]]

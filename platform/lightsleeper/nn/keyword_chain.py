@@ -9,11 +9,12 @@ of the keyword for free. A path older than ``longest`` frames is dropped, so tha
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lightsleeper.nn.causal import Causal
+from lightsleeper.nn.causal import Causal, Shape
 from lightsleeper.nn.recurrence import recur
 
 NEVER = float("-inf")
@@ -60,8 +61,8 @@ class KeywordChain(Causal):
         self.self_log, self.next_log = math.log(stay), math.log(1 - stay)
 
     @property
-    def state_size(self) -> int:
-        return 2 * self.states
+    def pieces(self) -> list[Shape]:
+        return [(2 * self.states,)]
 
     def paths(self, scores: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """V (B, T) and age (B, T) of the last state, age 0 where it was not reached, and the new state."""
@@ -77,10 +78,10 @@ class KeywordChain(Causal):
         )  # (T, B, 2)
         return last[..., 0].T, last[..., 1].T, state
 
-    def stream(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        value, age, state = self.paths(x, state)
+    def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        value, age, state = self.paths(x, kept[0])
         score = torch.where(age > 0, value / age.clamp(min=1), FLOOR)
-        return torch.stack([score.clamp(min=FLOOR), age], 1), state
+        return torch.stack([score.clamp(min=FLOOR), age], 1), [state]
 
     def window_scores(self, scores: Tensor, lengths: Tensor) -> Tensor:
         """Best path per frame (N,) that begins with the first and ends in the last state with frame ``lengths`` (N,).
