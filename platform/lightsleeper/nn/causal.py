@@ -298,7 +298,7 @@ class FrontEnd(Causal):
 
     def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         joined = torch.cat([kept[0], x], dim=1)
-        power = self.log_mel.power(joined)  # (B, T, mel)
+        power = self.log_mel.power(joined, whole_hops=True)  # (B, T, mel)
         if self.augment is not None and self.training:
             power = self.augment(power, torch.full((len(power),), power.shape[1], device=power.device))
         return self.log_mel.center(power, None).transpose(1, 2), [joined[:, -self.pieces[0][0] :]]

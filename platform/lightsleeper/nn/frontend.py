@@ -8,10 +8,11 @@ No centre padding: frame t sees samples [t * hop, t * hop + window), frames = fl
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-from lightsleeper.nn.dft import PowerSpectrum
+from lightsleeper.nn.dft import WindowedPower
 
 ROOM_FLOOR = 10 ** (-20 / 10)
 """Power under every band, as a share of the clip's mean power: what lies below is as good as noise.
@@ -33,6 +34,7 @@ class LogMel(nn.Module):
 
     bank: Tensor
     taper: Tensor
+    rows: Tensor
     PRIOR_FRAMES = 30.0  # 0.3 s: enough to steady the first syllable, little enough to follow the channel
 
     def __init__(
@@ -60,7 +62,8 @@ class LogMel(nn.Module):
         )
         self.register_buffer("bank", torch.tensor(bank, dtype=torch.float32), persistent=False)  # (bins, mel)
         self.register_buffer("taper", torch.hann_window(self.window, periodic=False), persistent=False)
-        self.spectrum = PowerSpectrum(self.window)  # in exported graphs, in place of torch.stft
+        self.spectrum = WindowedPower(self.window, self.hop, self.taper)  # in exported graphs, in place of torch.stft
+        self.register_buffer("rows", self.spectrum.weights(self.bank), persistent=False)  # the bank, as it takes it
         if normalize == "running":
             self.prior = nn.Parameter(torch.full((n_mels,), -6.0))
 
@@ -68,12 +71,16 @@ class LogMel(nn.Module):
         """Frames in ``samples`` samples; zero when there is not one whole window."""
         return ((samples - self.window).div(self.hop, rounding_mode="floor") + 1).clamp(min=0)
 
-    def power(self, audio: Tensor) -> Tensor:
-        """Log-mel power (B, T, mel) of audio (B, S), not normalised, always float32. Needs one whole window."""
+    def power(self, audio: Tensor, whole_hops: bool = False) -> Tensor:
+        """Log-mel power (B, T, mel) of audio (B, S), not normalised, always float32. Needs one whole window.
+
+        ``whole_hops``: S is known to be a multiple of the hop, which spares an exported graph a cut.
+        """
         with torch.autocast(audio.device.type, enabled=False):  # squared magnitudes lose their floor in bf16
             if torch.compiler.is_exporting():
-                frames = audio.float().unfold(1, self.window, self.hop) * self.taper
-                return (self.spectrum(frames) @ self.bank).clamp_min(LOG_FLOOR).log()
+                block = self.spectrum.block
+                cut = audio if whole_hops else audio[:, : audio.shape[1] // block * block]
+                return F.conv1d(self.spectrum(cut.float()), self.rows).clamp_min(LOG_FLOOR).log().transpose(1, 2)
             spectrum = torch.stft(
                 audio.float(), self.window, hop_length=self.hop, window=self.taper, center=False, return_complex=True
             )
