@@ -38,6 +38,10 @@ def test_loader_states_shares_and_conditions(cli, tmp_path):
         (["loader", "TINY", "--steps", "3"], "only 3 training steps were made"),
         (["loader", "TINY", "--set", "trainer.max_epoch=3"], "Did you mean 'max_epochs'?"),
         (["loader", "nothing"], "no recipe 'nothing'"),
+        (["wakeword", "--part", "people"], "--part people needs --out DIR"),
+        (["wakeword", "--part", "accuracy"], "--part accuracy needs --out DIR"),
+        (["wakeword", "--seeds", "3"], "--part speed takes no --seeds"),
+        (["wakeword", "--part", "sped"], "invalid choice: 'sped'"),
         (["overhead", "TINY", "--pairs", "x"], "expected a whole number of at least 1, got 'x'"),
     ],
 )

@@ -60,6 +60,11 @@ class WindowedPower(nn.Module):
         power = squares[:, : self.block] + squares[:, self.block :]
         return power.reshape(len(half), len(self.bins), -1)
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of a window."""
+        return self.first.numel() + self.second.numel() * self.kept
+
     def weights(self, bank: Tensor) -> Tensor:
         """Weights (outputs, len(bins), 1) over the rows for a ``bank`` (N / 2 + 1, outputs) over the bins."""
         weights = bank.new_zeros(len(self.bins), bank.shape[1])

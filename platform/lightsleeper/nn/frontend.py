@@ -71,6 +71,11 @@ class LogMel(nn.Module):
         """Frames in ``samples`` samples; zero when there is not one whole window."""
         return ((samples - self.window).div(self.hop, rounding_mode="floor") + 1).clamp(min=0)
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of a frame in an exported graph."""
+        return self.spectrum.macs + self.rows.numel()
+
     def power(self, audio: Tensor, whole_hops: bool = False) -> Tensor:
         """Log-mel power (B, T, mel) of audio (B, S), not normalised, always float32. Needs one whole window.
 

@@ -1,0 +1,95 @@
+"""The tables of `lightning bench wakeword --part speed`, and what they say about the bars."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightsleeper.bench.engine_clock import FORMS
+from lightsleeper.bench.wakeword_nets import FOLDED, MEMORY_MS
+
+EQUAL = 1e-5
+BARS = {"32": 1.0, "320": 4.0}  # how many times as long as ours the engine takes, at least
+RUNTIME, MEMORY = 10, 2  # claims of RepCNN against BC-ResNet, at equal accuracy (papers/repcnn 2)
+
+Row = dict[str, Any]
+
+
+def lines(result: Row) -> Iterator[str]:
+    networks = result["networks"]
+    yield (
+        f"speed: untrained weights; microseconds of the processor a call, median (10th-90th percentile) of "
+        f"{result['rounds']} rounds of {result['stretch_ms'] / 1000:g} s of audio, all in turns; the clock ran "
+        f"{result['clock_over_processor']:.2f} times as long"
+    )
+    yield (
+        f"{'':16}{'params':>9}{'file kB':>9}{'MMAC/s':>8}{'state B':>9}{'past ms':>9}{'hop ms':>8}"
+        f"{'graph, 1 hop':>18}{'detector, 32 ms':>19}{'320 ms':>19}{'rtf 32':>9}{'rtf 320':>9}"
+    )
+    for name, row in networks.items():
+        widths = {"hop": 18, "32": 19, "320": 19}
+        times = "".join(f"{_range(row['us'][chunk]):>{width}}" for chunk, width in widths.items())
+        yield (
+            f"{name:16}{row['parameters']:>9,}{row['file_bytes'] / 1000:>9.0f}{row['network_macs_per_s'] / 1e6:>8.1f}"
+            f"{row['state_bytes']:>9,}{row['past_ms']:>9.0f}{row['hop_ms']:>8.0f}{times}"
+            f"{row['rtf']['32']:>9.5f}{row['rtf']['320']:>9.5f}"
+        )
+    front = next(iter(networks.values()))["frontend_macs_per_s"]
+    yield f"MMAC/s are the network's; the front end adds {front / 1e6:.1f} to each"
+    worst = max(row["max_difference"] for row in networks.values())
+    yield (
+        f"file in chunks of 1, 2, 3 ... hops against the model on the whole: {worst:.1e}; equal to {EQUAL:.0e}: "
+        f"{'yes' if worst <= EQUAL else 'NO'}"
+    )
+    yield from _memory(networks)
+    yield from _claims(networks)
+    if "engine" in result:
+        yield from _engine(result["engine"], networks[FOLDED])
+
+
+def _memory(networks: dict[str, Row]) -> Iterator[str]:
+    yield "peak bytes of tensors in a call: counted on the graph | smallest arena in which ONNX Runtime runs it"
+    for name, row in networks.items():
+        text = f"{name:16}"
+        for ms in (f"{ms:g}" for ms in MEMORY_MS):
+            cell = row["activation_bytes"][ms]
+            measured = "unknown" if cell["measured"] is None else f"{cell['measured']:,}"
+            text += f"{ms + ' ms':>10}{cell['computed']:>11,} |{measured:>10}"
+        yield text
+
+
+def _claims(networks: dict[str, Row]) -> Iterator[str]:
+    ours = networks[FOLDED]
+    yield (
+        f"BC-ResNet against RepCNN folded (claims, at equal accuracy: {RUNTIME} times the run time, {MEMORY} times the "
+        "peak memory): times as long | times the bytes, counted and in ONNX Runtime"
+    )
+    for name, row in networks.items():
+        if not name.startswith("BC-ResNet"):
+            continue
+        long = (f"{chunk} ms {row['us'][chunk]['median'] / ours['us'][chunk]['median']:.1f}" for chunk in BARS)
+        many = []
+        for ms in (f"{ms:g}" for ms in MEMORY_MS):
+            theirs, mine = row["activation_bytes"][ms], ours["activation_bytes"][ms]
+            known = [kind for kind in ("computed", "measured") if theirs[kind] and mine[kind]]
+            many.append(f"{ms} ms " + ", ".join(f"{theirs[kind] / mine[kind]:.1f}" for kind in known))
+        yield f"{name:16}{', '.join(long)} | {'; '.join(many)}"
+
+
+def _engine(engine: Row, ours: Row) -> Iterator[str]:
+    yield f"{engine['engine']}, '{engine['keyword']}', frames of {engine['frame_ms']:g} ms, against RepCNN folded:"
+    for chunk, bar in BARS.items():
+        for form, text in FORMS.items():
+            found = engine[form][chunk]
+            ratio = found["ratio"]
+            yield (
+                f"{chunk:>4} ms: {_range(found['us'])} us {text}, ours {_range(ours['us'][chunk])}: "
+                f"{ratio['median']:.2f} times as long ({ratio['p10']:.2f}-{ratio['p90']:.2f}); bar {bar:g}: "
+                f"{'reached' if ratio['median'] >= bar else 'MISSED'}"
+            )
+    waits = {f"ours in {chunk} ms": wait for chunk, wait in ours["added_latency_ms"].items()}
+    waits[f"engine in {engine['frame_ms']:g} ms"] = engine["added_latency_ms"]
+    texts = (f"{name}: {wait['mean']:.0f} ms (at most {wait['worst']:.0f})" for name, wait in waits.items())
+    yield f"from a sample to the call that scores it, on average: {'; '.join(texts)}"
+
+
+def _range(times: Row) -> str:
+    return f"{times['median']:.0f} ({times['p10']:.0f}-{times['p90']:.0f})"

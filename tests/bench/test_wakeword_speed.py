@@ -1,0 +1,119 @@
+import json
+import sys
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from lightsleeper.bench import wakeword, wakeword_nets, wakeword_speed
+from lightsleeper.bench.engine_clock import EngineClock
+from lightsleeper.errors import UserError
+from lightsleeper.models.wakeword_cnn import WakeWordCNN
+
+ENGINE = """
+KEYWORDS = {"jarvis"}
+class Engine:
+    frame_length, sample_rate, version, _handle = 512, 16000, "9.9.9", None
+    def process(self, pcm):
+        assert len(pcm) == 512
+    def process_func(self, handle, pcm, found):
+        assert len(pcm) == 512
+def create(keywords):
+    assert keywords == ["jarvis"]
+    return Engine()
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> str:
+    """A Python, of sorts, in which a pvporcupine can be imported."""
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "pvporcupine.py").write_text(ENGINE)
+    info = folder / "pvporcupine-9.9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pvporcupine\nVersion: 9.9.9\n")
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return str(python)
+
+
+@pytest.fixture(scope="module")
+def result(engine: str, tmp_path_factory) -> dict:
+    small = {"width": 8, "kernels": [3], "dilations": [1]}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in wakeword_nets.QUICK:  # in their place: networks that are exported in seconds
+            branches = 2 if name == wakeword_nets.BRANCHED else 0
+            patch.setitem(wakeword_nets.NETWORKS, name, partial(WakeWordCNN, branches=branches, **small))
+        given = {"part": "speed", "engine": engine, "quick": True, "repeats": 2, "seeds": None, "threads": 1}
+        return wakeword.run(Namespace(out=str(tmp_path_factory.mktemp("models")), **given))
+
+
+def test_the_result_is_json_and_holds_every_figure_of_every_network(result: dict):
+    assert json.loads(json.dumps(result)) == result
+    assert list(result["networks"]) == ["RepCNN folded", "RepCNN branched", "BC-ResNet-1"]
+    for row in result["networks"].values():
+        assert list(row["us"]) == ["hop", "32", "320"]
+        for times in row["us"].values():
+            assert 0 < times["lowest"] <= times["p10"] <= times["median"] <= times["p90"]
+        assert row["rtf"]["320"] == row["us"]["320"]["median"] / 320_000
+        assert row["max_difference"] <= 1e-5
+        assert row["state_bytes"] % 4 == 0
+        for cell in row["activation_bytes"].values():
+            assert cell["measured"] >= cell["computed"] / 2 > 0
+    folded, branched, _ = result["networks"].values()
+    assert folded["parameters"] < branched["parameters"]
+    assert folded["network_macs_per_s"] < branched["network_macs_per_s"]
+    assert folded["state_bytes"] == branched["state_bytes"] == 4 * (320 + 40 * 3 + 8 * 2)
+    assert folded["hop_ms"] == 20
+
+
+def test_the_engine_is_timed_on_the_same_audio_by_chunk(result: dict):
+    found = result["engine"]
+    assert (found["engine"], found["keyword"], found["frame_ms"]) == ("pvporcupine 9.9.9", "jarvis", 32)
+    for form in ("package", "function"):
+        short, long = found[form]["32"], found[form]["320"]
+        assert long["us"]["median"] == pytest.approx(10 * short["us"]["median"])
+        assert short["ratio"]["median"] > 0
+
+
+def test_the_tables_name_bars_and_verdicts(result: dict):
+    text = "\n".join(wakeword_speed.report(result))
+    assert "RepCNN branched" in text
+    assert "bar 1: MISSED" in text  # that engine does nothing
+    assert "equal to 1e-05: yes" in text
+    slow = {**result["engine"]}
+    for form in ("package", "function"):
+        slow[form] = {ms: {**cell, "ratio": {"median": 4.1, "p10": 4, "p90": 5}} for ms, cell in slow[form].items()}
+    text = "\n".join(wakeword_speed.report({**result, "engine": slow}))
+    assert text.count("reached") == 4
+    assert "BC-ResNet-1" in text
+
+
+def test_every_family_is_among_the_networks():
+    families = {type(make()).__name__ for make in wakeword_nets.NETWORKS.values()}
+    assert families == {"WakeWordCNN", "BCResNet", "HEiMDaL", "DNNHMM", "DSTCN"}
+
+
+@pytest.mark.parametrize(("hop", "chunk"), [(20.0, 32.0), (10.0, 32.0), (20.0, 320.0), (32.0, 20.0), (32.0, 32.0)])
+def test_added_latency_is_that_of_playing_samples_one_by_one(hop: float, chunk: float):
+    size, step = round(16 * hop), round(16 * chunk)
+    waits, waiting, given = [], [], 0
+    for at in range(4 * size * step // 16):
+        waiting.append(at)
+        if (at + 1) % step == 0:
+            given = at + 1
+            scored = given // size * size
+            waits += [given - sample for sample in waiting if sample < scored]
+            waiting = [sample for sample in waiting if sample >= scored]
+    found = wakeword_speed.added_latency_ms(hop, chunk)
+    assert found["worst"] == max(waits) / 16
+    assert abs(found["mean"] - sum(waits) / len(waits) / 16) < 0.1
+
+
+def test_an_environment_without_the_engine_is_told_in_one_line(tmp_path: Path):
+    audio = wakeword_speed.speech_like_noise(1600)
+    with pytest.raises(UserError, match=r"cannot start 'no-such-python'"):
+        EngineClock("no-such-python", audio, tmp_path, "jarvis").__enter__()
+    with pytest.raises(UserError, match="runs no pvporcupine: ModuleNotFoundError"):
+        EngineClock(sys.executable, audio, tmp_path, "jarvis").__enter__()
