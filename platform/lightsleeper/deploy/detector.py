@@ -17,6 +17,7 @@ from lightsleeper.metrics.events import Event, EventDecoder
 
 Frames = tuple[NDArray[np.float32], NDArray[np.float32] | None, Any]
 """Scores (n,), seconds back to the keyword's start (n,) or None, next state."""
+_PER_STEP = np.float32(1 / 32768)  # full scale is 1
 _MOST_SECONDS = 10.0  # given to a model at a time: an hour in one call needs no more memory than that
 
 
@@ -61,14 +62,14 @@ class OnnxStream:
         samples = self.graph.inputs["audio"][1]
         self.longest = None if samples is None else samples // int(self.metadata["hop_samples"])
         self._size = self.graph.inputs["state"][1] or int(self.metadata["state_size"])
+        self._tells_start = "offset" in self.graph.outputs
 
     def initial(self) -> NDArray[np.float32]:
         return np.zeros((1, self._size), np.float32)
 
     def step(self, audio: NDArray[np.float32], state: Any) -> Frames:
         found = self.graph.run({"audio": audio[None], "state": state})
-        back = found["offset"][0] if "offset" in found else None
-        return found["score"][0], back, found["next_state"]
+        return found["score"][0], found["offset"][0] if self._tells_start else None, found["next_state"]
 
     def state_bytes(self) -> int:
         return 4 * self._size
@@ -152,6 +153,7 @@ class StreamingDetector:
         )
         most = max(1, int(_MOST_SECONDS * self.sample_rate) // self.hop)
         self._most = min(most, model.longest or most) * self.hop
+        self._unit = self.hop * (model.longest or 1)  # a graph of fixed length takes only that
         self.reset()
 
     @classmethod
@@ -172,32 +174,43 @@ class StreamingDetector:
 
     def push(self, samples: NDArray) -> list[Event]:
         """Events of the next samples (n,): float in [-1, 1], or int16. Times count from the start of the stream."""
-        return [event for _, events in self.frames(samples) for event in events]
+        audio = self._whole_hops(samples)
+        if 0 < len(audio) <= self._most:  # what a microphone gives: every call counts
+            return self._decode(audio)[1]
+        return [event for _, events in self._stretches(audio) for event in events]
 
     def frames(self, samples: NDArray) -> Iterator[tuple[NDArray[np.float32], list[Event]]]:
         """As ``push``, with the raw scores of each stretch, for a plot."""
+        yield from self._stretches(self._whole_hops(samples))
+
+    def _whole_hops(self, samples: NDArray) -> NDArray[np.float32]:
+        """What waited, and ``samples``, as far as the model takes them; the rest waits."""
         samples = np.asarray(samples)
         if samples.ndim != 1:
             raise ValueError(f"samples of one channel (n,) were expected, got {samples.shape}")
+        waited = len(self._rest)
+        audio = np.empty(waited + len(samples), np.float32)
+        audio[:waited] = self._rest
         if samples.dtype == np.int16:
-            samples = samples.astype(np.float32) / np.float32(32768)
-        audio = np.concatenate([self._rest, samples.astype(np.float32, copy=False)])
-        whole = len(audio) // self.hop * self.hop
+            np.multiply(samples, _PER_STEP, out=audio[waited:])
+        else:
+            audio[waited:] = samples
+        whole = len(audio) // self._unit * self._unit
         self._rest = audio[whole:].copy()  # a view would hold the whole call's samples
-        # A graph of fixed length takes only that; the rest waits for more samples.
-        fixed = None if self.model.longest is None else self.model.longest * self.hop
-        if fixed is not None and (late := whole % fixed):
-            self._rest = audio[whole - late :].copy()
-            whole -= late
-        for start in range(0, whole, self._most):
-            scores, back, self._state = self.model.step(audio[start : min(start + self._most, whole)], self._state)
-            events, self._decoded = self.decoder.decode(scores, self._decoded, back)
-            yield scores, events
+        return audio[:whole]
+
+    def _stretches(self, audio: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], list[Event]]]:
+        for start in range(0, len(audio), self._most):
+            yield self._decode(audio[start : start + self._most])
+
+    def _decode(self, audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Event]]:
+        scores, back, self._state = self.model.step(audio, self._state)
+        events, self._decoded = self.decoder.decode(scores, self._decoded, back)
+        return scores, events
 
     def finish(self) -> list[Event]:
         """What the end of a stream makes certain: its last samples, filled up with silence, and an event that waits."""
-        unit = self.hop * (self.model.longest or 1)
-        events = self.push(np.zeros(-len(self._rest) % unit, np.float32)) if len(self._rest) else []
+        events = self.push(np.zeros(-len(self._rest) % self._unit, np.float32)) if len(self._rest) else []
         return events + self.decoder.finish(self._decoded)
 
     def detect(self, chunks: Iterable[NDArray]) -> Iterator[Event]:
@@ -208,5 +221,5 @@ class StreamingDetector:
 
     def state_bytes(self) -> int:
         """Kept between two calls: the model's state, the rest of a hop, the decoder's numbers."""
-        kept = self.hop * (self.model.longest or 1) - 1 + 2 * (self.decoder.smoothing_frames - 1)
+        kept = self._unit - 1 + 2 * (self.decoder.smoothing_frames - 1)
         return self.model.state_bytes() + 4 * kept + 8 * 6

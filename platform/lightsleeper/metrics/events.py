@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
+_FEW = 64  # so many scores are compared faster one by one
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,9 @@ class EventDecoder:
         """
         raw = np.asarray(scores, np.float64)
         first, end = state.frame, state.frame + len(raw)
+        keep = self.smoothing_frames - 1
+        if state.waiting is None and self._quiet(raw, state.tail):
+            return [], DecoderState(end, state.ready, _newest(state.tail, raw, keep))
         levels = smoothed(raw, self.smoothing_frames, state.tail, first)
         back = np.full(len(raw), math.nan) if starts_s is None else np.asarray(starts_s, np.float64)
         above = np.flatnonzero(levels >= self.threshold) + first
@@ -125,9 +129,7 @@ class EventDecoder:
                 break
             events.append(self._event(waiting))
             waiting = None
-        keep = self.smoothing_frames - 1
-        tail = np.concatenate([state.tail, raw])[-keep:] if keep else state.tail
-        return events, DecoderState(end, ready, tail, waiting)
+        return events, DecoderState(end, ready, _newest(state.tail, raw, keep), waiting)
 
     def finish(self, state: DecoderState) -> list[Event]:
         """What a stream that ends leaves: the event that still waited, if any."""
@@ -139,6 +141,13 @@ class EventDecoder:
         """All events of a whole stream (T,)."""
         found, state = self.decode(scores, self.initial(), starts_s)
         return found + self.finish(state)
+
+    def _quiet(self, raw: Scores, tail: Scores) -> bool:
+        """Whether no mean of these scores can reach the threshold: nearly always, and much cheaper than the means."""
+        low = self.threshold - 1e-9 * (1 + abs(self.threshold))  # far beyond the rounding of a mean
+        if len(raw) > _FEW:
+            return bool(raw.max() < low) and not (len(tail) and tail.max() >= low)
+        return all(score < low for score in raw.tolist()) and all(score < low for score in tail.tolist())
 
     def _highest(self, peak: Peak, levels: Scores, back: Scores, first: int) -> Peak:
         """The peak after the frames at hand; the earliest among equals."""
@@ -152,6 +161,13 @@ class EventDecoder:
     def _event(self, peak: Peak) -> Event:
         end_s = (peak.frame + 1) * self.frame_s
         return Event((peak.until + 1) * self.frame_s, end_s - peak.start_s, end_s, peak.score)
+
+
+def _newest(tail: Scores, raw: Scores, keep: int) -> Scores:
+    """The last ``keep`` scores of ``tail`` and ``raw``, in an array of their own."""
+    if len(raw) >= keep:
+        return raw[len(raw) - keep :].copy()
+    return np.concatenate([tail, raw])[-keep:]
 
 
 def refractory_frames(refractory_s: float, frame_s: float) -> int:
