@@ -4,12 +4,13 @@ import os
 import queue
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lightsleeper.search.team import Worker, environment, threads_each
-from lightsleeper.tracking.record import read
+from lightsleeper.tracking.record import read, timestamp
 from tiny_runs import prepare
 from tiny_sweeps import FIT, fork_workers, trials, write_sweep
 
@@ -131,6 +132,35 @@ def test_a_stopped_trial_goes_on_where_it_was(parent: Parent, monkeypatch: pytes
     (record,) = trials()[0]
     assert (record.run_id, record.status, record.sweep["attempt"]) == (done["run"], "finished", 2)
     assert "continuing after epoch 2" in (Path("runs/tiny") / record.run_id / "log.txt").read_text()
+
+
+def test_a_trial_of_a_machine_that_seems_alive_is_waited_for_not_failed(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch
+):
+    parent.worker.kill()
+    monkeypatch.setenv("TINY_STOP", "step:14:term")
+    first = Parent()
+    first.trial(0)
+    first.hear("stopped")
+    monkeypatch.delenv("TINY_STOP")
+    (record,) = trials()[0]
+    path = Path("runs/tiny") / record.run_id / "record.json"
+
+    def written_elsewhere(heartbeat: str) -> None:
+        process = {"pid": 1, "host": "elsewhere", "birth": None, "heartbeat": heartbeat}
+        path.write_text(replace(record, status="running", process=process).to_json())
+
+    written_elsewhere(timestamp())
+    second = Parent()
+    second.hear("ready")
+    second.trial(0, attempt=2)
+    while "waiting for that to end" not in Path("worker.log").read_text():
+        assert second.events.empty(), second.events.get()
+        time.sleep(0.02)
+    written_elsewhere("2020-01-01T00:00:00+00:00")
+    assert second.hear("done", "failed")["event"] == "done"
+    second.worker.kill()
+    assert len(trials()[0]) == 1
 
 
 def test_a_worker_asks_before_it_goes_on_and_stops_early_when_told(parent: Parent):

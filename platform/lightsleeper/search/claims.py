@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import sqlalchemy as sql
 
-from lightsleeper.tracking.record import alive, birth
+from lightsleeper.tracking.record import STALE_S, alive, birth
 
 BEAT_S = 10.0
-GRACE_S = 60.0  # six missed beats, as for run records
+GRACE_S = STALE_S + 3 * BEAT_S  # the run's record, which beats by itself, has to count as dead before its trial does
 
 Ended = Literal["done", "stopped", "died"]
 """done: the trial ended; stopped: by the user, to be resumed; died: the parent saw its worker die."""

@@ -21,9 +21,10 @@ from typing import Any, TextIO
 
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.search.objectives import measure
-from lightsleeper.tracking.record import FILE, Record, read
+from lightsleeper.tracking.record import FILE, Record, read, status_of
 
 LEAVE_S = 45.0  # less than claims.GRACE_S: another machine must not meet a worker that is still stopping
+WAIT_S = 0.5  # between two looks at a run that somebody else still seems to write
 AGAIN_S = 15.0  # Python swallows an exception that a signal raises inside a finaliser
 
 Job = dict[str, Any]
@@ -134,7 +135,7 @@ def _trial(job: Job, link: Link) -> dict[str, Any]:
     if entry["attempt"] > 1:
         folder = find_trial(runs_dir, job["recipe"], entry["id"], entry["trial"])
     if folder is not None:
-        record = read(folder)
+        record = _left(folder)
         if record.status == "failed" and not job["stopped"]:  # and the parent died before it could note so
             raise UserError(record.error or "failed")
         if record.status == "finished":
@@ -144,6 +145,17 @@ def _trial(job: Job, link: Link) -> dict[str, Any]:
     merged = recipe.load(job["files"], job["overrides"])
     folder = experiment.run(merged, runs_dir, folder, sweep)
     return _result(folder, read(folder), job)
+
+
+def _left(folder: Path) -> Record:
+    """The record once nobody writes it: by the clock of a machine that died, that may be later than by the database's."""
+    told = False
+    while status_of(record := read(folder)) == "running":
+        if not told:
+            print(f"{folder.name} is still being written; waiting for that to end", flush=True)
+            told = True
+        time.sleep(WAIT_S)
+    return record
 
 
 def find_trial(runs_dir: Path, recipe: str, sweep: str, trial: int) -> Path | None:
