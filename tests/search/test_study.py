@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightsleeper.search.claims import Claim, Claims
 from lightsleeper.search.storage import open_storage, shown, url_of
 from lightsleeper.search.study import BUILDER, READY, Study
 from lightsleeper.search.sweep_file import Hyperband
+from optuna.storages import RDBStorage
 from tiny_sweeps import open_study, settings
 
 LARGE = {"model.width": {"values": list(range(1, 9))}, "data.rows": {"values": [16, 32, 48, 64, 80]}}
@@ -185,6 +187,61 @@ def test_a_released_trial_comes_before_new_ones_and_deaths_are_counted(tmp_path:
     assert again is not None
     assert (again.claim, again.deaths) == (Claim(0, 4), 2)
     assert study.take(os.getpid(), fresh=False) is None
+
+
+# --- a database that is away for a moment ---
+
+
+@pytest.fixture
+def hiccup(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str, bool], list[int]]:
+    """Have a method's first call fail as the database's, after it was done where ``late``; returns its calls."""
+    monkeypatch.setattr("lightsleeper.search.storage.RETRIES_S", (0.0,))
+
+    def once(owner: Any, name: str, late: bool) -> list[int]:
+        original, calls = getattr(owner, name), []
+
+        def failing(*arguments: Any, **named: Any) -> Any:
+            calls.append(len(calls))
+            if late or len(calls) > 1:
+                found = original(*arguments, **named)
+                if len(calls) > 1:
+                    return found
+            raise sql.exc.OperationalError("", {}, Exception("server closed the connection"))
+
+        monkeypatch.setattr(owner, name, failing)
+        return calls
+
+    return once
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Claims, "insert"), (RDBStorage, "get_trial"), (RDBStorage, "set_trial_state_values"), (Claims, "latest")],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_trial_whose_claim_met_a_hiccup_is_still_this_process(
+    tmp_path: Path, hiccup: Callable[..., list[int]], owner: Any, name: str, late: bool
+):
+    study = open_study(tmp_path)
+    calls = hiccup(owner, name, late)
+    taken = study.take(os.getpid())
+    assert calls
+    assert taken is not None
+    assert taken.claim == Claim(0, 1)
+    study.finish(taken, [0.5])
+    assert [row.state for row in study.rows()] == ["done", "waiting", "waiting", "waiting"]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("name", ["set_study_user_attr", "_create_new_trial"])
+def test_a_hiccup_while_the_trials_are_enqueued_neither_hangs_nor_doubles_one(
+    tmp_path: Path, hiccup: Callable[..., list[int]], name: str, late: bool
+):
+    calls = hiccup(RDBStorage, name, late)
+    rows = open_study(tmp_path).rows()
+    assert calls
+    assert [row.parameters for row in rows] == list(settings().file.points())
 
 
 # --- methods ---

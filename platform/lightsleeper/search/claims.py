@@ -83,14 +83,23 @@ class Claims:
         self._table.metadata.create_all(self._engine)
 
     def insert(self, claim: Claim, pid: int) -> bool:
-        """Claim for process ``pid`` of this machine; False when somebody else was first."""
+        """Claim for process ``pid`` of this machine; False when somebody else was first.
+
+        True again for a claim that it holds already: the database may have written it and failed to say so.
+        """
         row = {"trial": claim.trial, "attempt": claim.attempt, "machine": self._here, "pid": pid, "birth": birth(pid)}
         try:
             with self._engine.begin() as connection:
                 connection.execute(self._table.insert().values(study=self._study, beat=sql.func.now(), **row))
         except sql.exc.IntegrityError:
-            return False
+            return self._holds(row)
         return True
+
+    def _holds(self, row: dict[str, Any]) -> bool:
+        same = [self._table.c[name] == value for name, value in row.items()]
+        query = sql.select(self._table.c.trial).where(self._table.c.study == self._study, *same)
+        with self._engine.begin() as connection:
+            return connection.execute(query).first() is not None
 
     def latest(self) -> dict[int, Latest]:
         """The last attempt at each trial that was ever claimed."""

@@ -183,12 +183,11 @@ class Study:
 
     def take(self, pid: int, fresh: bool = True) -> Taken | None:
         """Claim a trial for process ``pid``: one that was left unfinished first, then a new one if ``fresh``."""
-        return patiently(lambda: self._take(pid, fresh))
-
-    def _take(self, pid: int, fresh: bool) -> Taken | None:
-        fresh = fresh and not self._reached_target()
-        latest = self._claims.latest()
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING))
+        # Step by step: all of it again would pass over what this process has claimed already.
+        fresh = fresh and not patiently(self._reached_target)
+        latest = patiently(self._claims.latest)
+        left = (TrialState.WAITING, TrialState.RUNNING)
+        waiting = patiently(lambda: self._study.get_trials(deepcopy=False, states=left))
         for trial in sorted(waiting, key=lambda trial: (trial.number not in latest, trial.number)):
             before = latest.get(trial.number)
             if (before is None and not fresh) or (before is not None and not before.gone):
@@ -198,12 +197,17 @@ class Study:
                 return taken
         if not fresh or self.settings.cap is not None:
             return None
-        _enqueue(self._study, None if self.settings.file.method == "bayes" else self._draw(random.Random()))
-        return self._take(pid, fresh)
+        parameters = None if self.settings.file.method == "bayes" else self._draw(random.Random())
+        patiently(lambda: _enqueue(self._study, parameters))
+        return self.take(pid, fresh)
 
     def _claimed(self, trial: FrozenTrial, claim: Claim, pid: int, before: Latest | None) -> Taken | None:
-        if not self._claims.insert(claim, pid):
+        if not patiently(lambda: self._claims.insert(claim, pid)):
             return None
+        return patiently(lambda: self._begun(trial, claim, before))
+
+    def _begun(self, trial: FrozenTrial, claim: Claim, before: Latest | None) -> Taken | None:
+        """A trial that is claimed, with its parameters, unless it has ended."""
         now = self._storage.get_trial(trial._trial_id)
         if now.state.is_finished():  # ended since we looked
             self._claims.end(claim, "done")
