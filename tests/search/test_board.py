@@ -65,6 +65,33 @@ def test_the_last_table_has_the_best_first_and_errors_as_they_are(tmp_path: Path
     assert counts(study.rows()) == "4 trials: 2 done, 1 failed, 1 waiting"
 
 
+def numbers(console: Console) -> list[int]:
+    lines = [line.split() for line in drawn(console).splitlines()]
+    return [int(line[0]) for line in lines if line and line[0].isdigit()]
+
+
+def test_of_many_trials_with_few_values_none_is_shown_twice(tmp_path: Path):
+    study = open_study(tmp_path, settings(parameters={"model.width": {"values": list(range(1, 31))}}))
+    while taken := study.take(os.getpid()):
+        study.finish(taken, [0.5]) if taken.number < 2 else study.fail(taken, "no audio")
+    console = Console(file=io.StringIO(), width=140)
+    console.print(table(study))
+    assert numbers(console) == list(range(24))
+
+
+def test_a_trial_that_was_stopped_early_is_not_among_the_best(tmp_path: Path):
+    study = open_study(tmp_path)
+    stopped, done = study.take(os.getpid()), study.take(os.getpid())
+    assert stopped is not None
+    assert done is not None
+    study.report(stopped, 1, 0.1)
+    study.prune(stopped)
+    study.finish(done, [0.5])
+    console = Console(file=io.StringIO(), width=140)
+    console.print(table(study))
+    assert numbers(console)[:2] == [1, 0]
+
+
 def test_of_many_trials_the_table_has_the_best_and_says_how_many_more(tmp_path: Path):
     many = settings(parameters={"model.width": {"values": list(range(1, 31))}})
     study = open_study(tmp_path, many)

@@ -1,11 +1,13 @@
 """A worker: runs what it is given, tells how it went, and leaves when its parent is gone."""
 
+import io
 import os
 import queue
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +62,7 @@ def parent() -> Iterator[Parent]:
 def test_a_worker_runs_trials_and_says_how_they_went(parent: Parent):
     parent.trial(0)
     done = parent.hear("done")
-    assert (done["pruned"], done["values"]) == (False, [done["value"]])
+    assert done["pruned"] is False
     parent.trial(1, 1, "--data.fail=user")
     failed = parent.hear("failed")
     assert (failed["error"], failed["everywhere"]) == ("clip 3 of the manifest is no audio file.", False)
@@ -79,7 +81,7 @@ def test_a_worker_runs_trials_and_says_how_they_went(parent: Parent):
         3: "failed",
     }
     assert records[1].error == failed["error"]
-    assert records[0].sweep["value"] == done["value"]
+    assert done["values"] == [records[0].sweep["value"]]
     assert records[0].run_id == done["run"]
     assert "epoch 4/4" in Path("worker.log").read_text()
 
@@ -184,6 +186,14 @@ def test_validations_inside_a_compression_ramp_do_not_compete(parent: Parent):
         if heard[-1]:
             parent.worker.send({"stop": False})
     assert heard == [False, True, True, True]
+
+
+def test_an_answer_does_not_restart_the_clock_of_a_trial():
+    worker = Worker.__new__(Worker)
+    worker.process, worker.began = SimpleNamespace(stdin=io.StringIO()), 5.0  # type: ignore[assignment]
+    worker.send({"stop": False})
+    assert worker.began == 5.0
+    assert worker.process.stdin.getvalue() == '{"stop": false}\n'  # type: ignore[union-attr]
 
 
 # --- threads and devices ---

@@ -145,12 +145,15 @@ def table(study: Study) -> Table:
     """Every trial, or of many the best and those that failed."""
     goal = study.settings.directions[0]
     sign = 1 if goal == "minimize" else -1
-    rows = sorted(study.rows(), key=lambda row: (not row.values, sign * row.values[0] if row.values else 0, row.number))
-    shown = (
-        rows
-        if len(rows) <= 2 * BEST_SHOWN
-        else [*rows[:BEST_SHOWN], *(row for row in rows if row.error)][: 2 * BEST_SHOWN]
-    )
+
+    def order(row: Row) -> tuple[bool, float, int]:
+        done = row.state == "done" and bool(row.values)  # one stopped early has the last value it was judged by
+        return not done, sign * row.values[0] if done and row.values else 0.0, row.number
+
+    rows = sorted(study.rows(), key=order)
+    shown = rows
+    if len(rows) > 2 * BEST_SHOWN:
+        shown = [*rows[:BEST_SHOWN], *(row for row in rows[BEST_SHOWN:] if row.error)][: 2 * BEST_SHOWN]
     found = Table(box=box.SIMPLE_HEAD)
     names = list(dict.fromkeys(name for row in rows for name in row.parameters))
     for title in ("trial", *names, "result", "time", "run"):

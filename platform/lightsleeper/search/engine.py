@@ -113,7 +113,7 @@ class Engine:
             self._give_up(taken, f"its worker died {taken.deaths} times")
             return True
         self._begun += taken.claim.attempt == 1
-        worker.taken = taken
+        worker.taken, worker.began = taken, time.monotonic()
         worker.send(self._job(taken))
         self.board.began(worker.name, taken)
         return True

@@ -5,7 +5,6 @@ import os
 import queue
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +45,7 @@ class Worker:
         self.ready = False
         self.taken: Taken | None = None
         self.began = 0.0
+        """When its trial was given to it."""
         self.process = Popen(
             [sys.executable, "-m", "lightsleeper.search.worker", str(log)],
             stdin=PIPE,
@@ -73,7 +73,6 @@ class Worker:
     def send(self, job: Event) -> None:
         """Give a job or an answer; a dead worker is noticed elsewhere."""
         assert self.process.stdin is not None
-        self.began = time.monotonic()
         with suppress(BrokenPipeError, ValueError):
             self.process.stdin.write(json.dumps(job) + "\n")
             self.process.stdin.flush()

@@ -148,7 +148,7 @@ def _trial(job: Job, link: Link) -> dict[str, Any]:
 
 
 def _left(folder: Path) -> Record:
-    """The record once nobody writes it: by the clock of a machine that died, that may be later than by the database's."""
+    """The record once nobody writes it; by a dead machine's clock that may be later than by the database's."""
     told = False
     while status_of(record := read(folder)) == "running":
         if not told:
@@ -173,7 +173,7 @@ def find_trial(runs_dir: Path, recipe: str, sweep: str, trial: int) -> Path | No
 def _result(folder: Path, record: Record, job: Job) -> dict[str, Any]:
     pruned = bool(record.sweep.get("pruned"))
     values = [] if pruned else [measure(record, folder, name) for name in job["objectives"]]
-    return {"run": folder.name, "pruned": pruned, "value": record.sweep.get("value"), "values": values}
+    return {"run": folder.name, "pruned": pruned, "values": values}
 
 
 def _run_id(job: Job) -> str | None:
