@@ -83,7 +83,7 @@ def _validations(base: Plan) -> int | None:
     """How many validations a whole trial has; None when that is not known beforehand."""
     trainer = base.config["trainer"]
     epochs, interval = trainer.get("max_epochs"), trainer.get("val_check_interval")
-    if not isinstance(epochs, int) or epochs < 1 or (isinstance(interval, int) and interval > 1):
+    if not isinstance(epochs, int) or epochs < 1 or not isinstance(interval, float | None):  # batches, or a time
         return None
     every = trainer.get("check_val_every_n_epoch") or 1
     return max(1, int(epochs // every * (1 / interval if interval else 1)))
