@@ -196,7 +196,7 @@ def test_what_no_trial_can_do_is_refused_before_the_first(
         (("--resume",), "no sweep 'last': none was started in runs"),
         (("sweep.yaml", "--resume", "x", "--id", "y"), "both name a sweep"),
         (("sweep.yaml", "--id", "a/b"), "--id 'a/b': expected"),
-        (("sweep.yaml", "--agents", "2"), "--agents need a W&B key"),
+        (("sweep.yaml", "--agents", "2"), "no W&B key (`wandb login`"),
         (("sweep.yaml", "--agents", "2", "--local"), "--agents are W&B's"),
         (("sweep.yaml", "--workers", "0"), "at least 1"),
         (("sweep.yaml", "--objectives", "val/loss"), "expected two or more"),
@@ -216,6 +216,28 @@ def test_a_wrong_line_is_one_line_and_2(sweep: Run, tmp_path: Path, words: tuple
     assert code == 2
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_agents_are_not_dropped_where_wandb_is_offline(sweep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_sweep(tmp_path, FIT)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    code, _, err = sweep("sweep.yaml", "--agents", "2")
+    assert code == 2
+    assert "WANDB_MODE is offline, and W&B's agents need its server" in err
+    assert not Path("runs").exists()
+
+
+def test_a_sweep_of_another_machine_is_joined_by_the_variable(
+    sweep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = write_sweep(tmp_path, FIT, "--trainer.max_epochs=1", parameters={"model.width": {"value": 4}})
+    monkeypatch.setenv("LIGHTSLEEPER_STORAGE", f"sqlite:///{tmp_path}/shared.sqlite")
+    joined: list[Any] = []
+    monkeypatch.setattr("lightsleeper.search.local.run", lambda request: joined.append(request) or 0)
+    code, _, err = sweep(str(path), "--resume", "june")
+    assert code == 0, err
+    assert (joined[0].id, joined[0].create) == ("june", False)
 
 
 def test_objectives_and_early_terminate_exclude_each_other(sweep: Run, tmp_path: Path):

@@ -52,9 +52,8 @@ def main(args: argparse.Namespace) -> int:
     local = args.local or any(getattr(args, name) for name in LOCAL)
     if args.agents and local:
         raise UserError("--agents are W&B's; the local engine has --workers.")
-    if args.agents and not key_source():
-        raise UserError("--agents need a W&B key: `wandb login`, or set WANDB_API_KEY. Without one use --workers.")
-    if not local and not args.dry_run and key_source() and not _offline():
+    reachable = key_source() and not _offline()
+    if not args.dry_run and (args.agents or (reachable and not local)):  # asked for, and out of reach: it says why
         from lightsleeper.search.wandb_sweep import run_agents
 
         return run_agents(sweep_file.read(args.file), args.agents or 1, args.count, root)
@@ -108,12 +107,12 @@ def _start(args: argparse.Namespace, root: Path, file: "SweepFile") -> int:
 def _resume(args: argparse.Namespace, root: Path) -> int:
     from lightsleeper.errors import UserError
     from lightsleeper.search import folder as folders
-    from lightsleeper.search import sweep_file
+    from lightsleeper.search import storage, sweep_file
 
     try:
         known = folders.find(root, args.resume)
     except UserError:
-        if not (args.file and args.storage):
+        if not (args.file and storage.asked(args.storage)):
             raise
         # a sweep that another machine has begun
         return _run(

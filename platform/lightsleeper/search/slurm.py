@@ -5,14 +5,13 @@ two things: the database (`--storage`; SQLite over a network file system loses l
 submitit also writes what the jobs are to do. Benchmarks are left for `--resume` on a machine that is idle.
 """
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from lightsleeper.errors import UserError
-from lightsleeper.search.storage import VARIABLE
+from lightsleeper.search.storage import VARIABLE, asked
 
 if TYPE_CHECKING:
     from lightsleeper.search.local import Request
@@ -36,7 +35,7 @@ def check(request: "Request") -> None:
     cluster, _ = parameters(request.slurm_set)
     if cluster not in (None, "local", "slurm"):
         raise UserError(f"--slurm-set cluster={cluster}: expected slurm, or local to try it on this machine.")
-    if cluster != "local" and not (request.storage or os.environ.get(VARIABLE)):
+    if cluster != "local" and asked(request.storage) is None:
         raise UserError(
             f"--slurm: the nodes meet in a database they all reach: --storage postgresql://..., or {VARIABLE}. The runs"
             f" folder ({request.runs_dir}) has to be on a file system they share."
@@ -56,7 +55,7 @@ def submit(request: "Request", console: Console) -> list[Any]:
         executor.update_parameters(name=request.id[:60], **{"timeout_min": 24 * 60, **options})
     except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
         raise UserError(f"--slurm: {' '.join(str(error).split())}") from error
-    url = request.storage or os.environ.get(VARIABLE)
+    url = asked(request.storage)
     runs_dir = request.runs_dir.absolute()
     guest = replace(request, workers=1, slurm=False, guest=True, create=False, storage=url, runs_dir=runs_dir)
     shares = [None] * request.workers if request.count is None else _shares(request.count, request.workers)

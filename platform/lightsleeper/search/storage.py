@@ -35,9 +35,14 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="The reported value is ignored", module="optuna")  # an epoch done again
 
 
+def asked(given: str | None) -> str | None:
+    """`--storage`, else LIGHTSLEEPER_STORAGE."""
+    return given or os.environ.get(VARIABLE) or None
+
+
 def url_of(given: str | None, folder: Path) -> str:
-    """`--storage`, else LIGHTSLEEPER_STORAGE, else the study's own SQLite file. Raises UserError."""
-    text = given or os.environ.get(VARIABLE)
+    """The database asked for, else the study's own SQLite file. Raises UserError."""
+    text = asked(given)
     if not text:
         return f"sqlite:///{(folder / 'study.sqlite').absolute()}"
     try:
