@@ -3,14 +3,13 @@
 import json
 import re
 import secrets
-import shutil
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.search.sweep_file import SweepFile
-from lightsleeper.tracking.record import timestamp, write_atomic
+from lightsleeper.tracking.record import write_atomic
 
 FOLDER = ".sweeps"
 FILE = "sweep.json"
@@ -53,7 +52,7 @@ def save(runs_dir: Path, known: Known, source: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / known.file
     if source.resolve() != copy.resolve():
-        shutil.copyfile(source, copy)
+        write_atomic(copy, source.read_text(encoding="utf-8"))
     write_atomic(folder / FILE, json.dumps(asdict(known), indent=1))
     return folder
 
@@ -77,7 +76,3 @@ def _read(path: Path) -> Known:
         return Known(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
-
-
-def now() -> str:
-    return timestamp()

@@ -13,6 +13,7 @@ from lightsleeper.search.board import Board, counts, outcome, settings, table
 from lightsleeper.search.engine import Engine, Options
 from lightsleeper.search.study import Study
 from lightsleeper.search.sweep_file import SweepFile
+from lightsleeper.tracking.record import timestamp
 from lightsleeper.tracking.runs import runs_root
 
 
@@ -78,7 +79,7 @@ def opened(request: Request) -> Study:
 
     file = request.file
     known = request.known
-    foreign = bool(request.storage or os.environ.get(storage.VARIABLE))
+    foreign = storage.asked(request.storage) is not None
     if known is not None and known.foreign and not foreign:
         raise UserError(f"sweep {known.id} is in a shared database: --storage URL, or {storage.VARIABLE}.")
     goals = objectives.parse(request.objectives, file.metric, file.goal) if request.objectives else {}
@@ -90,7 +91,7 @@ def opened(request: Request) -> Study:
     public = request.storage if request.storage and storage.shown(request.storage) == request.storage else None
     folders.save(
         request.runs_dir,
-        folders.Known(request.id, f"{file.name}.yaml", request.objectives, public, foreign, folders.now()),
+        folders.Known(request.id, f"{file.name}.yaml", request.objectives, public, foreign, timestamp()),
         file.path,
     )
     return study
