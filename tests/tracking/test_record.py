@@ -62,6 +62,34 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_writers_of_one_file_do_not_write_into_each_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, synced = tmp_path / "file", os.fsync
+
+    def meanwhile(descriptor: int) -> None:  # the other one begins and ends while the first has not renamed yet
+        monkeypatch.setattr(os, "fsync", synced)
+        write_atomic(path, "second")
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write_atomic(path, "first")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_in_the_middle_of_a_change_does_not_end_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[int] = []
+
+    def changed(record: Record) -> str:
+        calls.append(1)
+        raise RuntimeError("dictionary changed size during iteration")
+
+    with RecordFile(tmp_path, blank(), heartbeat_s=0.01):
+        monkeypatch.setattr(Record, "to_json", changed)
+        deadline = time.monotonic() + 5
+        while len(calls) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(calls) >= 3
+
+
 def test_the_heartbeat_beats_and_never_shows_half_a_record(tmp_path: Path):
     ended = threading.Event()
     seen: list[str] = []
@@ -163,6 +191,24 @@ def test_what_is_no_record_of_ours_is_refused(tmp_path: Path, content: str, mess
         read(tmp_path)
     assert message in str(caught.value)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        {},
+        [],
+        "pid 3",
+        {"pid": "3", "host": "a", "birth": None, "heartbeat": "2026-11-23T12:00:00+00:00"},
+        {"pid": 3, "host": "a", "birth": None, "heartbeat": "yesterday"},
+        {"pid": 3, "host": "a", "birth": None, "heartbeat": "2026-11-23T12:00:00"},  # in whose time zone?
+        {"pid": 3, "host": "a", "heartbeat": "2026-11-23T12:00:00+00:00"},
+    ],
+)
+def test_a_record_whose_writer_cannot_be_told_is_refused(tmp_path: Path, process: object):
+    (tmp_path / "record.json").write_text(blank(process=process).to_json())
+    with pytest.raises(UserError, match="its 'process' names no writer"):
+        read(tmp_path)
 
 
 def test_a_missing_record_is_named(tmp_path: Path):

@@ -110,6 +110,13 @@ def test_only_a_finished_run_with_all_stages_and_its_model_is_reused(tmp_path: P
     assert finished_with(tmp_path, "tiny", "h", {"fit", "test"}) is None
 
 
+def test_a_run_that_its_sweep_stopped_early_is_not_reused(tmp_path: Path):
+    done = {"fit": "finished"}
+    whole = make(tmp_path, "20261101-120000-aaaa", stages=done, sweep={"id": "s-1", "pruned": False})
+    make(tmp_path, "20261102-120000-bbbb", stages=done, sweep={"id": "s-1", "pruned": True})
+    assert finished_with(tmp_path, "tiny", "h", {"fit"}) == whole
+
+
 def test_only_a_run_that_still_has_the_formats_is_reused(tmp_path: Path):
     def exported(run_id: str, *formats: str) -> Path:
         artifacts = [{"format": name, "path": f"export/model.{name}"} for name in formats]

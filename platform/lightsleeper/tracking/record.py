@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -158,7 +159,7 @@ def _plain(value: Any) -> Any:
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace ``path`` so that a reader sees the old or the new text, never half of one."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two dashboards may write one page
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -192,10 +193,23 @@ def read(folder: Path) -> Record:
         kind = get_origin(item.type) or item.type
         if kind in (str, dict, list) and not isinstance(content.get(item.name, kind()), kind):
             raise UserError(f"{path} is no run record: its '{item.name}' is not a {kind.__name__}.")
+    if not _is_process(content.get("process")):
+        raise UserError(f"{path} is no run record: its 'process' names no writer.")
     try:
         return Record(**{key: value for key, value in content.items() if key in known})
     except TypeError as error:
         raise UserError(f"{path} is not a complete run record: {error}.") from error
+
+
+def _is_process(value: Any) -> bool:
+    """Whether `status_of` can tell from it who lives."""
+    if value is None:
+        return True
+    try:
+        aware = datetime.fromisoformat(value["heartbeat"]).tzinfo is not None
+        return aware and type(value["pid"]) is int and isinstance(value["host"], str) and "birth" in value
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def status_of(record: Record, now: datetime | None = None) -> str:
@@ -263,7 +277,7 @@ class RecordFile:
 
     @contextmanager
     def change(self) -> Iterator[Record]:
-        """Edit the record and write it; nothing is written when the block raises."""
+        """Edit the record and write it. What a block changes before it raises is written at the next beat."""
         with self._lock:
             yield self.record
             if self.record.process is not None:
@@ -272,7 +286,9 @@ class RecordFile:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
-            with suppress(OSError), self.change():  # a full disk is reported by the run itself, in one line
+            # A full disk, a record in the middle of a change: the run itself meets what lasts. Without a beat it would
+            # be taken for dead.
+            with suppress(Exception), self.change():
                 pass
 
 

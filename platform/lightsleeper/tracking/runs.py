@@ -101,14 +101,15 @@ def finished_with(
 ) -> Path | None:
     """Folder of the newest finished run of ``recipe`` with this hash that went through ``stages`` and has ``formats``.
 
-    A run whose deliverable was deleted does not count: the model where it was finalized, a file of one of ``formats``.
+    Neither one that its sweep has stopped early counts, nor one whose deliverable was deleted: the model where it was
+    finalized, a file of one of ``formats``.
     """
     for path in sorted((root / recipe).glob(f"*/{FILE}"), reverse=True):
         try:
             record = read(path)
         except UserError:
             continue
-        if record.status != "finished" or record.hash != config_hash:
+        if record.status != "finished" or record.hash != config_hash or record.sweep.get("pruned"):
             continue
         done = {name for name, state in record.stages.items() if state in ("finished", "deferred")}
         kept = "finalize" not in stages or (path.parent / "export" / "model.json").is_file()
