@@ -11,7 +11,7 @@ from lightsleeper.dashboard.payload import build
 from lightsleeper.dashboard.rows import TABLE, row
 from lightsleeper.errors import UserError
 from lightsleeper.tracking.record import Record
-from lightsleeper.tracking.weights_and_biases import summary
+from lightsleeper.tracking.weights_and_biases import summary, swept, told
 
 PROJECT = "team/kws"
 
@@ -51,7 +51,7 @@ def online(content: dict[str, Any], **changes: Any) -> SimpleNamespace:
         "state": states[record.status],
         "created_at": record.started,
         "url": record.tracking["url"],
-        "config": {**record.config, "environment": record.environment},
+        "config": {**record.config, "environment": record.environment, **swept(record), "record": told(record)},
         "summary_metrics": {**json.loads(json.dumps(summary(record))), "_runtime": 3, "val/auc_hard": 0.5},
         "sweep": None,
     }
@@ -76,6 +76,28 @@ def test_a_run_read_back_has_the_numbers_of_its_record():
     for name, metric in ours["metrics"].items():
         for key in ("value", "low", "high"):
             assert theirs["metrics"][name][key] == metric[key], (name, key)
+
+
+def test_trials_of_a_local_sweep_are_a_sweep_and_no_seeds_of_each_other():
+    found = [one for one in contents(120) if one["sweep"].get("name") == "kws_context_sparsity"]
+    found = [one for one in found if one["status"] == "finished"]
+    found[0]["sweep"]["parameters"]["requires.encoder.set.model.dim"] = 32
+    found[0]["sweep"]["pruned"] = True
+    ids = {one["sweep"]["id"] for one in found}
+    assert len(ids) == 1
+    trials = [online(one, group=ids.copy().pop()) for one in found]  # as the engine files them at W&B
+    ours, theirs = payload(local(found)), payload(remote.rows(FakeApi(trials), PROJECT))
+    for name in ("group", "parent", "sweep", "trial", "headline", "status"):
+        assert theirs["runs"][name] == ours["runs"][name], name
+    assert theirs["sweeps"] == ours["sweeps"]
+    assert theirs["knobs"]["requires.encoder.set.model.dim"] == ours["knobs"]["requires.encoder.set.model.dim"]
+
+
+def test_a_run_that_told_nothing_of_itself_has_the_group_of_wandb():
+    content = contents()[5]
+    run = online(content, group="theirs")
+    del run.config["record"]
+    assert remote.content(run)["group"] == "theirs"
 
 
 def test_nested_summaries_are_read_like_flat_ones():

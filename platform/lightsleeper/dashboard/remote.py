@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from lightsleeper.dashboard.rows import Unreadable, row
+from lightsleeper.dashboard.safe import mapping
 from lightsleeper.errors import UserError
 from lightsleeper.tracking.credentials import key_source
 from lightsleeper.tracking.record import SCHEMA, knobs
@@ -62,6 +63,7 @@ def content(run: Any) -> dict[str, Any]:
     if "status" not in summary and "model" not in config:
         raise Unreadable("a W&B run that lightsleeper has not made")
     environment = config.pop("environment", None)
+    told = mapping(config.pop("record", None))
     model = config.get("model")
     return {
         "schema": SCHEMA,
@@ -71,7 +73,8 @@ def content(run: Any) -> dict[str, Any]:
         "status": summary.get("status") if run.state == "finished" else STATUS.get(run.state, run.state),
         "started": getattr(run, "created_at", None),
         "seed": config.get("seed_everything"),
-        "group": getattr(run, "group", None),
+        "group": told.get("group") or getattr(run, "group", None),  # W&B's is the sweep where there is one
+        **{name: told.get(name) for name in ("hash", "headline", "parent")},
         "config": config,
         "knobs": knobs({name: config[name] for name in KNOBS if name in config}),
         "metrics": metrics(summary),
@@ -80,7 +83,7 @@ def content(run: Any) -> dict[str, Any]:
         "artifacts": artifacts(summary),
         "environment": environment,
         "tracking": {"id": run.id, "url": run.url},
-        "sweep": _sweep(run, config, summary),
+        "sweep": _sweep(run, config, summary, mapping(told.get("sweep"))),
     }
 
 
@@ -129,17 +132,20 @@ def _compression(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _sweep(run: Any, config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a sweep that W&B ran: its name, metric and parameters."""
+def _sweep(run: Any, config: Mapping[str, Any], summary: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Its name, metric and parameters, as the run has told, else as W&B has them of a sweep of its own."""
+    given = {name.replace("/", "."): value for name, value in mapping(config.get("sweep")).items()}
+    if told.get("id"):
+        value = summary.get(str(told.get("metric")))
+        return {**told, "parameters": given, "value": value, "pruned": bool(summary.get("sweep.pruned"))}
     sweep = None
     with suppress(Exception):  # a request of its own; a sweep that was deleted is no reason to lose the run
         sweep = getattr(run, "sweep", None)
     if sweep is None:
         return {}
     settings = dict(getattr(sweep, "config", None) or {})
-    given = settings.get("metric")
-    metric = given if isinstance(given, Mapping) else {}
-    known = knobs({name: config[name] for name in KNOBS if name in config})
+    metric = mapping(settings.get("metric"))
+    known = {**given, **knobs({name: config[name] for name in KNOBS if name in config})}
     parameters = {name: known.get(name) for name in settings.get("parameters") or {}}
     return {
         "id": sweep.id,

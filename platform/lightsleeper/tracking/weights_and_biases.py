@@ -109,7 +109,7 @@ def start(settings: TrackingConfig, folder: Path, record: Record) -> Tracker:
         "job_type": record.recipe,
         "id": record.tracking.get("id") or record.run_id,
         "dir": str(folder.absolute()),  # W&B's service is another process, with another working folder
-        "config": {**record.config, "environment": record.environment, **swept(record)},
+        "config": {**record.config, "environment": record.environment, **swept(record), "record": told(record)},
     }
     step = record.parent is not None
     if mode == "online":
@@ -174,6 +174,14 @@ def swept(record: Record) -> dict[str, Any]:
     """What a sweep has set, as W&B's config: knobs of required steps are nowhere else there. Dots would be nesting."""
     parameters = record.sweep.get("parameters") or {}
     return {"sweep": {name.replace(".", "/"): value for name, value in parameters.items()}} if parameters else {}
+
+
+def told(record: Record) -> dict[str, Any]:
+    """What of a run is neither config nor result, for `dashboard.remote`: W&B's own group may be a sweep's."""
+    shown = ("id", "name", "method", "metric", "goal", "trial")
+    sweep = {name: record.sweep[name] for name in shown if name in record.sweep}
+    names = ("group", "hash", "headline", "parent")
+    return {**{name: getattr(record, name) for name in names}, "sweep": sweep}
 
 
 def logs(folder: Path, kind: str = "*run-") -> set[Path]:
@@ -324,6 +332,8 @@ def summary(record: Record) -> dict[str, Any]:
     for name, measured in record.metrics.items():
         flat[name] = measured["value"]
         flat.update({f"{name}.{end}": measured[end] for end in ("low", "high") if measured[end] is not None})
+    if record.sweep.get("pruned"):
+        flat["sweep.pruned"] = True
     if record.sweep.get("metric") and record.sweep.get("value") is not None:
         flat[record.sweep["metric"]] = record.sweep[
             "value"
