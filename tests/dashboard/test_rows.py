@@ -53,6 +53,19 @@ def test_the_compression_of_a_later_callback_speaks_for_the_whole():
     assert value(content, "compress.other") is None
 
 
+def test_two_callbacks_of_one_phase_keep_their_own_facts():
+    facts = {
+        "first": {"phase": "prune", "compress/sparsity": 0.5, "compress/bytes": 90},
+        "second": {"phase": "prune", "compress/sparsity": 0.8},
+        "cluster": {"phase": "cluster", "compress/bytes": 30},
+    }
+    content = record(compression=facts)
+    assert value(content, "compress.first.sparsity")["value"] == 0.5
+    assert value(content, "compress.second.sparsity")["value"] == 0.8
+    assert value(content, "compress.sparsity") is None
+    assert value(content, "compress.bytes")["value"] == 30
+
+
 def test_other_exported_files_have_their_own_sizes():
     artifacts = [
         {"format": "onnx", "path": "export/model.onnx", "bytes": 9},

@@ -192,6 +192,31 @@ def test_a_sweep_is_its_quality_over_each_knob():
     assert len(columns) == 3
 
 
+def many_sweeps() -> dict[str, Any]:
+    """Seven, newest first, as a payload has them."""
+    payload = copy.deepcopy(PAYLOAD)
+    names = [f"study-{number}" for number in reversed(range(7))]
+    payload["sweeps"] = [{**PAYLOAD["sweeps"][0], "id": name, "name": name} for name in names]
+    shown = next(view for view in payload["views"] if view["kind"] == "sweep")
+    shown["options"] = {"sweeps": {name: {**SWEEP, "knobs": [f"model.of_{name}"]} for name in names}}
+    return payload
+
+
+def test_of_many_sweeps_the_newest_are_shown(server: StandIn):
+    text = json.dumps(sections(many_sweeps())["Sweeps"])
+    assert [f"of_study-{number}" in text for number in range(7)] == [False] + [True] * 6
+    shown = [grid["runset"] for grid in grids(many_sweeps()) if grid["runset"].startswith("study")]
+    assert shown == [f"study-{number}" for number in (6, 5, 4, 3, 2, 1)]
+
+
+def test_a_further_exported_file_is_no_axis_because_its_number_is_not_known():
+    payload = copy.deepcopy(PAYLOAD)
+    name = "artifact.packed.safetensors.bytes"
+    payload["metrics"][name] = column("Exported packed.safetensors", "cost", "lower", unit="B")
+    payload["views"][0]["options"]["x"].append(name)
+    assert "packed" not in json.dumps(sections(payload)["Quality against cost"])
+
+
 def test_training_curves_start_with_the_pages_choice():
     lines = [(panel["config"]["xAxis"], panel["config"]["metrics"]) for panel in sections(PAYLOAD)["Training"]]
     assert lines == [("trainer/global_step", ["val/auc_hard"]), ("trainer/global_step", ["train/loss"])]

@@ -6,6 +6,7 @@ texts are cut, numbers are finite or null. A file that is no record at all raise
 
 import json
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -199,10 +200,19 @@ def values(content: Mapping[str, Any], latency: Mapping[str, Any]) -> Iterator[t
             yield f"{name}.{key}", {"value": value}
     if seconds := [value for value in map(number, section(content, "seconds").values()) if value is not None]:
         yield "seconds.total", {"value": sum(seconds)}
-    for facts in section(content, "compression").values():  # in phase order: a later callback knows more
-        for key, value in mapping(facts).items():
+    yield from _compression(section(content, "compression"))
+
+
+def _compression(report: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`compress.sparsity`; a later phase knows more, and of several callbacks of one phase each has its own name."""
+    facts = [(callback, mapping(told)) for callback, told in report.items()]
+    given = Counter((text(told.get("phase"), NAME), key) for _, told in facts for key in told)
+    for callback, told in facts:
+        phase = text(told.get("phase"), NAME)
+        for key, value in told.items():
             if key.startswith("compress/"):
-                yield key.replace("compress/", "compress.", 1), {"value": value}
+                owner = f"{callback}." if phase and given[phase, key] > 1 else ""
+                yield f"compress.{owner}{key.removeprefix('compress/')}", {"value": value}
 
 
 def _unique(found: Iterator[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:

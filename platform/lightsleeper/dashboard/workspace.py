@@ -16,7 +16,6 @@ from lightsleeper.tracking.credentials import key_source
 COSTS_SHOWN = 4
 SWEEPS_SHOWN = 6
 CURVES_SHOWN = 6
-COLUMNS_SHOWN = 8
 STEP = "trainer/global_step"
 CLASSES = ("model", "data")
 NAME = "lightsleeper"
@@ -73,7 +72,7 @@ def metric(name: str) -> Any:
     theirs = {
         "artifact": f"artifacts.0.{rest}",
         "latency": f"artifacts.0.latency.{rest}",
-        "compress": f"compress/{rest}",
+        "compress": f"compress/{rest.replace('.', '/')}",
     }
     return wr.SummaryMetric(theirs.get(section, name))
 
@@ -112,6 +111,8 @@ def _scatter(payload: Mapping[str, Any], view: Mapping[str, Any], machine_free: 
 
 def _is_cost(payload: Mapping[str, Any], name: str | None, machine_free: bool) -> bool:
     found = payload["metrics"].get(name)
+    if name and name.startswith("artifact.") and name.count(".") > 1:  # a further file: its number is the record's
+        return False
     return found is not None and found["kind"] != "quality" and not (machine_free and found.get("machine"))
 
 
@@ -141,7 +142,7 @@ def _label(payload: Mapping[str, Any], name: str) -> str:
 
 def _sweeps(payload: Mapping[str, Any], view: Mapping[str, Any], machine_free: bool) -> list[Any]:
     names = list(view["options"].get("sweeps", {}))
-    return [panel for name in names[-SWEEPS_SHOWN:] for panel in sweep_panels(payload, view["options"]["sweeps"][name])]
+    return [panel for name in names[:SWEEPS_SHOWN] for panel in sweep_panels(payload, view["options"]["sweeps"][name])]
 
 
 def sweep_panels(payload: Mapping[str, Any], axes: Mapping[str, Any]) -> list[Any]:
@@ -214,7 +215,7 @@ def report(payload: Mapping[str, Any], entity: str, project: str) -> Any:
                 same = expr.And(expr.Summary("artifacts.0.latency.fingerprint") == name)
                 grids.append((label, same, _timed(payload, view)))
         elif view["kind"] == "sweep":
-            for sweep in payload["sweeps"][-SWEEPS_SHOWN:]:
+            for sweep in payload["sweeps"][:SWEEPS_SHOWN]:  # newest first
                 axes = view["options"].get("sweeps", {}).get(sweep["id"], {})
                 # a local sweep is a group of runs, one of W&B's its own kind
                 belongs = expr.Or(expr.Metric("Group") == sweep["id"], expr.Metric("Sweep") == sweep["id"])
