@@ -344,6 +344,26 @@ def test_the_heat_map_of_past_and_future_holds_the_means(page, many):
             assert value == (None if known is None else pytest.approx(statistics.mean(known)))
 
 
+def test_a_setting_that_is_held_is_held_in_the_heat_map_too(opened):
+    content = bare(8)
+    content["metrics"] = {Y: quality([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])}
+    settings = {"model.past": [1, 2], "model.future": [3, 4], "model.bits": [5, 6]}
+    codes = ([0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 1, 1], [0, 1, 0, 1, 0, 1, 0, 1])
+    content["knobs"] = {
+        name: {"values": values, "code": code} for (name, values), code in zip(settings.items(), codes, strict=True)
+    }
+    where = {"view": "sweep", "by": "model.past", "split": "model.future", "across": "model.past"}
+    where["down"] = "model.future"
+    page = opened(content, link(**where))
+    assert page.plot("heatmap", "plot.data[0].z") == [pytest.approx([0.15, 0.55]), pytest.approx([0.35, 0.75])]
+    assert "8 runs; means over bits" in page.text("#panel")
+    page.go(link(**where, hold="model.bits=6"))
+    assert page.plot("heatmap", "plot.data[0].z") == [pytest.approx([0.2, 0.6]), pytest.approx([0.4, 0.8])]
+    assert "4 runs; bits 6;" in page.text("#panel")
+    page.go(link(**{**where, "down": "model.bits"}, hold="model.bits=6"))  # shown, so it cannot be held
+    assert page.plot("heatmap", "plot.data[0].z") == [pytest.approx([0.2, 0.6]), pytest.approx([0.3, 0.7])]
+
+
 def means(content: dict[str, Any], sweep: dict[str, Any], metric: str, *names: str) -> dict[Any, list[float]]:
     """(values of the knobs) -> the metric of each finished run of the sweep."""
     values, of = column(content, metric), [knob(content, name) for name in names]
@@ -494,6 +514,7 @@ def test_only_a_value_clear_of_the_other_intervals_is_called_best(opened):
     assert ["best" in cell for cell in table["clear"]] == [True, False, False]
     assert ["best" in cell for cell in table["near"]] == [False, False, False]
     assert "−0.1" in table["clear"][1]
+    assert "a cost that has none" in page.text("#panel .notes")
 
 
 def test_times_of_two_machines_are_not_judged(opened):

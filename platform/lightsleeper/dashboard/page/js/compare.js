@@ -22,7 +22,7 @@ const compareView = {
     const notes = noteLine([
       selection.length > MOST_COMPARED && `The first ${MOST_COMPARED} of ${selection.length} selected runs.`,
       several &&
-        "Differences are to run 1. A quality is called best where its interval lies clear of all the others', a cost where it is lowest.",
+        "Differences are to run 1. Best is what lies clear of all the others: a value with its interval, or a cost that has none.",
       several && machinesDiffer && "Timed on different machines: no best, no difference for times.",
     ]);
     const sections = [

@@ -1,10 +1,20 @@
-// The mean of a metric over two settings of a sweep.
+// The mean of a metric over two settings of a sweep; the others are averaged over, or held as beside the curve.
 
-function heatFigure(source, rows, metric, parameters) {
+function heatFigure(source, all, metric, parameters, held) {
   const across =
     named(parameters, state.across) ?? source.axis("heat", parameters) ?? favourite(parameters, /past|context/);
   const rest = parameters.filter((knob) => knob !== across);
   const down = named(rest, state.down) ?? source.second(rest) ?? favourite(rest, /future|sparsity|bits/);
+  const off = (knob) => knob !== across && knob !== down && !/seed/.test(knob.name);
+  const kept = held.filter(({ knob, value }) => value !== null && off(knob));
+  const rows = holding(all, kept);
+  const averaged = parameters.filter((knob) => off(knob) && !kept.some((one) => one.knob === knob));
+  const told = [
+    `${source.title}, ${rows.length} runs`,
+    ...kept.map(({ knob, value }) => `${knob.title} ${value}`),
+    averaged.length && `means over ${averaged.map(({ title }) => title).join(", ")}`,
+    metric.better && "brighter is better",
+  ];
   const columns = distinct(rows, across.at),
     lines = distinct(rows, down.at);
   const key = (column, line) => `${knobText(column)}\n${knobText(line)}`;
@@ -24,7 +34,7 @@ function heatFigure(source, rows, metric, parameters) {
   const ticks = (values, name) => ({ type: "linear", showgrid: false, ...textAxis(values.map(knobText), name) });
   return figure("heatmap", {
     caption: `Mean ${metric.label} of ${down.title} and ${across.title}`,
-    detail: `${source.title}, ${rows.length} runs${metric.better ? "; brighter is better" : ""}`,
+    detail: told.filter(Boolean).join("; "),
     aside: h(
       "div",
       { class: "controls inner" },

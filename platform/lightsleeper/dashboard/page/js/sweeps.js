@@ -42,9 +42,7 @@ const sweepView = {
     const measured = rows.filter((row) => metric.value[row] !== null);
     const finished = measured.filter((row) => runs.status[row] === "finished");
     const machine = onOneMachine(finished, [metric]);
-    const lines = machine.rows.filter((row) =>
-      held.every(({ knob, value }) => value === null || knobText(knob.at(row)) === value),
-    );
+    const lines = holding(machine.rows, held);
     const chooseSplit = (value) => update({ split: value, hold: "" });
     const lineOptions = [...knobOptions(others), { value: "none", label: "one line" }];
     const controls = h(
@@ -66,7 +64,7 @@ const sweepView = {
       left && `${plural(left, "run")} that did not finish or did not measure this left out.`,
     ]);
     const chart = curveFigure(source, lines, metric, by, split);
-    const heat = parameters.length > 1 ? heatFigure(source, machine.rows, metric, parameters) : null;
+    const heat = parameters.length > 1 ? heatFigure(source, machine.rows, metric, parameters, held) : null;
     return [controls, notes, h("div", { class: "pair" }, chart, heat)];
   },
 };
@@ -126,6 +124,9 @@ function holds(parameters, shown) {
       return { knob, values, value: values.includes(set.get(knob.name)) ? set.get(knob.name) : null };
     });
 }
+
+const holding = (rows, held) =>
+  rows.filter((row) => held.every(({ knob, value }) => value === null || knobText(knob.at(row)) === value));
 
 function holdField({ knob, value, values }) {
   const options = [{ value: "", label: "all, averaged" }, ...optionsOf(values)];
