@@ -5,8 +5,6 @@ from typing import Any
 
 HELP = "List runs; `runs compare A B` shows what differs; `runs clean` removes (a dry run unless --yes)."
 
-ACTIONS = ("list", "compare", "clean")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", default="list", metavar="ACTION", help="list (default), compare or clean")

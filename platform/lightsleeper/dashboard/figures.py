@@ -17,10 +17,8 @@ from lightsleeper.tracking.record import write_atomic
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FORMATS = ("png", "svg", "csv")
 BARS = 120  # error bars on more points than this hide the points; the front keeps its own
 FOREST = 30  # runs in the figure of the run table
-DOTTED = 15  # points of a training curve that are shown as such: a single one has no line
 SCALES = {  # title and axes
     "det": ("DET", "False accept rate", "False reject rate"),
     "roc": ("ROC", "False accept rate", "True accept rate"),

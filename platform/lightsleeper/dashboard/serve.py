@@ -12,7 +12,6 @@ from typing import Any
 from lightsleeper.errors import UserError
 
 HOST = "127.0.0.1"
-PORT = 8765
 NAMES = ("127.0.0.1", "localhost")
 HEADERS = {
     "Cache-Control": "no-store",

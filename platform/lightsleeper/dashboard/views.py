@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from lightsleeper.dashboard.columns import dense
+from lightsleeper.dashboard.series import SEED_KNOBS
 
 COSTS = ("latency.p50_ms", "artifact.gzip_bytes", "artifact.bytes", "size.macs", "size.nonzero", "context.past_ms")
 """First choices of a cost axis."""
 PAIRS = (("past", "future"), ("past", "sparsity"), ("context", "sparsity"), ("sparsity", "bits"))
 """First choices of a heat map: words in the names of two knobs, x before y."""
-COLOURS = ("recipe", "family", "status", "sweep", "fingerprint")
 COLUMNS = ("status", "id", "recipe", "started", "seed")
 CURVES_SHOWN = 4
 METRICS_SHOWN = 8
@@ -25,7 +25,7 @@ METRICS_SHOWN = 8
 
 @dataclass(frozen=True)
 class View:
-    """One view. ``defaults`` are the first settings, ``options`` what each may be changed to."""
+    """One view. ``defaults`` are the first settings, ``options`` what some may be changed to."""
 
     id: str
     title: str
@@ -71,16 +71,9 @@ def _tradeoff(payload: Mapping[str, Any]) -> View:
             "x": _first(cost),
             "y": _first(quality),
             "colour": colour,
-            "front": True,
-            "error_bars": True,
             "machine": machine(payload),  # latencies of other machines are hidden until asked for
         },
-        {
-            "x": [*cost, *quality],
-            "y": [*quality, *cost],
-            "colour": [*COLOURS, *payload["knobs"]],
-            "machine": [name for name, _ in Counter(filter(None, payload["runs"]["fingerprint"])).most_common()],
-        },
+        {"x": [*cost, *quality]},
     )
 
 
@@ -103,7 +96,7 @@ def sweep_axes(payload: Mapping[str, Any], sweep: Mapping[str, Any]) -> dict[str
         if len(codes) > 1:
             numeric = all(type(knob["values"][code]) in (int, float) for code in codes)
             varied.append((not numeric, -len(codes), name))
-    names = [name for *_, name in sorted(varied) if name not in ("seed_everything", "data.seed")]
+    names = [name for *_, name in sorted(varied) if name not in SEED_KNOBS]
     swept = sweep["metric"] or ""
     tested = [name for name in qualities(payload) if _has(payload, name, sweep["runs"])]
     same = swept.replace("val/", "test/", 1)
@@ -154,7 +147,7 @@ def _detection(payload: Mapping[str, Any]) -> View:
             "curve": curve,
             "runs": best(payload, [row for row in rows if curve in payload["curves"][row]]),
         },
-        {"scale": [kind for kind, names in kinds.items() if names], "curve": kinds, "most": 12},
+        {"scale": [kind for kind, names in kinds.items() if names], "curve": kinds},
     )
 
 
@@ -166,8 +159,7 @@ def _table(payload: Mapping[str, Any]) -> View:
         "runs",
         "Runs",
         "table",
-        {"columns": [*COLUMNS, *names, *knobs[:3]], "sort": "started", "descending": True, "compare": []},
-        {"columns": [*COLUMNS, "group", "parent", "sweep", "trial", "fingerprint", "timed", "error"], "most": 4},
+        {"columns": [*COLUMNS, *names, *knobs[:3]], "sort": "started"},
     )
 
 
@@ -176,7 +168,7 @@ def _training(payload: Mapping[str, Any]) -> View:
     order = [name.replace("test/", "val/", 1) for name in qualities(payload)]
     first = next((name for name in order if name in names), next(iter(names), None))
     rows = best(payload, [row for row, series in payload["training"].items() if first in series])
-    options = {"metric": [name for name, _ in names.most_common()], "most": 12}
+    options = {"metric": [name for name, _ in names.most_common()]}
     return View("training", "Training", "training", {"metric": first, "runs": rows}, options)
 
 
