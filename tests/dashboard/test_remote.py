@@ -87,7 +87,7 @@ def test_trials_of_a_local_sweep_are_a_sweep_and_no_seeds_of_each_other():
     assert len(ids) == 1
     trials = [online(one, group=ids.copy().pop()) for one in found]  # as the engine files them at W&B
     ours, theirs = payload(local(found)), payload(remote.rows(FakeApi(trials), PROJECT))
-    for name in ("group", "parent", "sweep", "trial", "headline", "status"):
+    for name in ("group", "parent", "sweep", "trial", "judged_by", "status"):
         assert theirs["runs"][name] == ours["runs"][name], name
     assert theirs["sweeps"] == ours["sweeps"]
     assert theirs["knobs"]["requires.encoder.set.model.dim"] == ours["knobs"]["requires.encoder.set.model.dim"]

@@ -87,7 +87,7 @@ def _runs(runs: pa.Table, now: datetime | None) -> dict[str, list[Any]]:
     columns["folder"] = pc.replace_substring_regex(runs["path"], "/?[^/]*$", "").to_pylist()
     columns["lineage"] = runs["lineage"].to_pylist()
     columns["url"] = runs["url"].to_pylist()
-    columns["headline"] = runs["primary"].to_pylist()
+    columns["judged_by"] = runs["primary"].to_pylist()
     return columns
 
 
@@ -239,7 +239,7 @@ def _sweeps(runs: pa.Table) -> list[dict[str, Any]]:
 
 def _leaders(payload: dict[str, Any]) -> list[int]:
     """Rows on the front of what runs are judged by against any cost: the ones whose curves will be asked for."""
-    judged = [name for name in dict.fromkeys(payload["runs"]["headline"]) if name in payload["metrics"]]
+    judged = [name for name in dict.fromkeys(payload["runs"]["judged_by"]) if name in payload["metrics"]]
     costs = [name for name in COSTS if name in payload["metrics"]]
     rows = {row for name in judged for cost in costs for row in front_rows(payload, cost, name).tolist()}
     return sorted(rows, reverse=True)

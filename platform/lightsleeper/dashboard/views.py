@@ -174,7 +174,7 @@ def _training(payload: Mapping[str, Any]) -> View:
 
 def best(payload: Mapping[str, Any], rows: Sequence[int | str], count: int = CURVES_SHOWN) -> list[int]:
     """The best of ``rows`` by what most of them are judged by, one of each group; newest first where nothing judges."""
-    judges = Counter(payload["runs"]["headline"][int(row)] for row in rows)
+    judges = Counter(payload["runs"]["judged_by"][int(row)] for row in rows)
     name = next((name for name, _ in judges.most_common() if name in payload["metrics"]), None)
     better = payload["metrics"][name]["better"] if name else None
     values = dense(payload, name) if name and better else np.full(len(payload["runs"]["id"]), np.nan)

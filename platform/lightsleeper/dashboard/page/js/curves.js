@@ -111,7 +111,7 @@ function curveTraces({ row, colour, dash, symbol, points }, kind) {
   const kept = at.filter(({ x, y }) => x !== null && y !== null);
   const eer = kind === "frr_fah" ? null : equalErrors(points);
   const own = points.marks.map((mark) => ({ ...mark, size: 12 }));
-  const marks = eer === null ? own : [{ name: "equal errors", x: eer, y: eer, size: 8 }, ...own];
+  const marks = eer === null ? own : [{ name: "equal errors, about", x: eer, y: eer, size: 8 }, ...own];
   return [
     scatter({
       mode: "lines",
