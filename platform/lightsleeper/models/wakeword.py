@@ -17,6 +17,7 @@ from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
 from lightsleeper.nn.augment import FeatureAugment, random_gain
 from lightsleeper.nn.causal import Causal, Chain, ExponentialMean, FrontEnd
 from lightsleeper.nn.optimizer import scheduled_adamw
+from lightsleeper.nn.planar import planar
 from lightsleeper.nn.ranges import above_zero, at_least, share
 
 WINDOW_MS, HOP_MS = 30.0, 10.0
@@ -262,7 +263,7 @@ class WakeWord(Family):
     def export_spec(self) -> list[ExportGraph]:
         hop, inside = self.hop_samples, self.frontend == "inside"
         front, *others = self.chain.layers
-        chain = self.chain if inside else Chain(*others)  # the same layers, in eval mode as they are
+        chain = planar(self.chain if inside else Chain(*others)).eval()  # the same layers, or their weights
         tells_start = self.read(torch.zeros(1, self._outputs(), 1))[1] is not None
 
         def noise(seed: int, hops: int) -> Tensor:

@@ -211,21 +211,24 @@ def conv(
 
 
 class TrailingMean(Causal):
-    """Mean of the last ``frames`` frames of (B, channels, T)."""
+    """Mean of the last ``frames`` frames of (B, channels, T), or of (B, channels, rows, T)."""
 
-    def __init__(self, channels: int, frames: int) -> None:
+    def __init__(self, channels: int, frames: int, rows: int | None = None) -> None:
         super().__init__()
-        self.channels, self.past = channels, frames - 1
+        self.channels, self.past, self.rows = channels, frames - 1, rows
 
     @property
     def pieces(self) -> list[Shape]:
-        return [(self.channels, self.past)] if self.past else []
+        shape = (self.channels,) if self.rows is None else (self.channels, self.rows)
+        return [(*shape, self.past)] if self.past else []
 
     def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         if not kept:
             return x, []
         joined = torch.cat([kept[0], x], dim=-1)
-        return F.avg_pool1d(joined, self.past + 1, 1), [joined[..., -self.past :]]
+        count = self.past + 1
+        mean = F.avg_pool1d(joined, count, 1) if self.rows is None else F.avg_pool2d(joined, (1, count), 1)
+        return mean, [joined[..., -self.past :]]
 
 
 class ExponentialMean(Causal):

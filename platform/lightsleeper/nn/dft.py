@@ -56,7 +56,8 @@ class WindowedPower(nn.Module):
         """(B, S), whole multiples of ``block`` samples, to (B, len(bins), T): row r is bin ``bins[r]``."""
         rows = audio.reshape(audio.shape[0], -1, self.block).transpose(1, 2)
         half = F.conv1d(rows, self.first, stride=self.stride, groups=self.block)  # (B, rows * 2 * K, T)
-        squares = F.conv1d(half.reshape(len(half), 2 * self.block, -1), self.second).square()  # (B, 2 rows, K * T)
+        parts = F.conv1d(half.reshape(len(half), 2 * self.block, -1), self.second)  # (B, 2 rows, K * T)
+        squares = parts * parts
         power = squares[:, : self.block] + squares[:, self.block :]
         return power.reshape(len(half), len(self.bins), -1)
 
