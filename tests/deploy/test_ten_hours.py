@@ -23,7 +23,9 @@ def rss_mb(pid: int) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-@pytest.mark.parametrize(("kind", "view"), [("torch", "spectrogram"), ("onnx", "waveform")])
+@pytest.mark.parametrize(
+    ("kind", "view"), [pytest.param("torch", "spectrogram", marks=pytest.mark.longest), ("onnx", "waveform")]
+)
 def test_ten_hours_of_a_stream_need_the_memory_of_one(kind: str, view: str, tmp_path: Path):
     source = detector_runs() / "wake" / RUN
     if kind == "onnx":
