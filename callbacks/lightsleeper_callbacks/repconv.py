@@ -4,12 +4,12 @@
 
 as in RepVGG (2101.03697), MobileOne (2206.04040) and RepCNN (2406.02652, whose layer sizes we could not establish:
 every branch is therefore an argument). The activation is left to the caller. A norm per branch is essential: without it
-the sum is linear in the weights and trains like one convolution. The fold is exact for running statistics only, and is
-computed in float64 on the CPU.
+(``norms="sum"``, for comparison) the sum is linear in the weights and trains like one convolution. The fold is exact for
+running statistics only, and is computed in float64 on the CPU.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Size = tuple[int, ...]
+Norms = Literal["branch", "sum"]
 L = TypeVar("L", bound=nn.Module)
 
 
@@ -86,6 +87,7 @@ class _RepConv(nn.Module):
         scale: bool = True,
         skip: bool = True,
         causal: bool = False,
+        norms: Norms = "branch",
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels, self.groups, self.causal = in_channels, out_channels, groups, causal
@@ -106,9 +108,13 @@ class _RepConv(nn.Module):
         sizes = [*[self.kernel_size] * branches, *smaller]
         if scale and one not in (self.kernel_size, *smaller):
             sizes.append(one)
-        self.branches = nn.ModuleList(self._branch(size) for size in sizes)
+        if norms not in ("branch", "sum"):
+            raise ValueError(f"norms must be 'branch' or 'sum'; got {norms!r}")
+        each = norms == "branch"
+        self.branches = nn.ModuleList(self._branch(size, each) for size in sizes)
         legal = in_channels == out_channels and self.stride == one
-        self.skip = self.norm(out_channels) if skip and legal else None
+        self.skip = (self.norm(out_channels) if each else nn.Identity()) if skip and legal else None
+        self.whole = None if each else self.norm(out_channels)
 
     def _size(self, value: int | Size) -> Size:
         size = (value,) * self.dims if isinstance(value, int) else tuple(value)
@@ -116,13 +122,13 @@ class _RepConv(nn.Module):
             raise ValueError(f"{type(self).__name__} takes sizes of {self.dims} numbers; got {value}")
         return size
 
-    def _branch(self, kernel: Size) -> nn.Sequential:
+    def _branch(self, kernel: Size, norm: bool) -> nn.Sequential:
         reach = zip(kernel, self.dilation, strict=True)
         padding = (0,) * self.dims if self.causal else tuple(k // 2 * dilation for k, dilation in reach)
         conv = self.convolution(
             self.in_channels, self.out_channels, kernel, self.stride, padding, self.dilation, self.groups, bias=False
         )
-        return nn.Sequential(conv, self.norm(self.out_channels))
+        return nn.Sequential(conv, self.norm(self.out_channels) if norm else nn.Identity())
 
     def _first(self, kernel: Size) -> Size:
         """Where a branch's first tap lies in the whole kernel: both end together, or have their middles together."""
@@ -135,7 +141,9 @@ class _RepConv(nn.Module):
         total = branches[0](x)
         for branch in branches[1:]:  # one after the other: few outputs are alive at a time
             total = total + branch(self._aligned(x, branch[0].kernel_size))
-        return total if self.skip is None else total + self.skip(self._aligned(x, self._size(1)))
+        if self.skip is not None:
+            total = total + self.skip(self._aligned(x, self._size(1)))
+        return total if self.whole is None else self.whole(total)
 
     def _aligned(self, x: Tensor, kernel: Size) -> Tensor:
         """The input without the frames that only a longer kernel sees: all branches then answer for the same ones."""
@@ -146,13 +154,14 @@ class _RepConv(nn.Module):
         parts = []
         branches: Any = self.branches
         for conv, norm in branches:
-            weight, bias = fold_norm(conv.weight, None, norm)
+            weight, bias = _behind(norm, conv.weight)
             parts.append((place(weight, self.kernel_size, self._first(conv.kernel_size)), bias))
         if self.skip is not None:
             unit = delta(self.out_channels, self.groups, self.kernel_size, self._first(self._size(1)))
-            parts.append(fold_norm(unit, None, self.skip))
+            parts.append(_behind(self.skip, unit))
         weights, biases = zip(*parts, strict=True)
-        return torch.stack(weights).sum(0), torch.stack(biases).sum(0)
+        weight, bias = torch.stack(weights).sum(0), torch.stack(biases).sum(0)
+        return (weight, bias) if self.whole is None else fold_norm(weight, bias, self.whole)
 
     @torch.no_grad()
     def reparameterize(self) -> nn.Conv1d | nn.Conv2d:
@@ -185,6 +194,8 @@ class RepConv1d(_RepConv):
         scale: a branch with one tap; none where the kernel or another branch is that already.
         skip: a branch that is a norm only, where input and output match: equal channels and a stride of 1.
         causal: see above.
+        norms: branch, one behind each (RepVGG, RepCNN), or sum, a single one behind their sum: the ablation that is
+            linear in the weights, and skip the plain input.
 
     Raises ValueError for sizes that cannot be aligned.
 
@@ -223,6 +234,13 @@ class RepConv2d(_RepConv):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, dilation, groups, branches, kernels, scale, skip
         )
+
+
+def _behind(norm: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias, float64, of a branch: its weight and its norm, which may be the identity."""
+    if isinstance(norm, _BatchNorm):
+        return fold_norm(weight, None, norm)
+    return _exact(weight), _exact(weight).new_zeros(len(weight))
 
 
 def _exact(value: Tensor) -> Tensor:

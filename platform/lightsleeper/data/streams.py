@@ -26,6 +26,7 @@ from lightsleeper.errors import UserError
 
 HOP = 320
 """Streams and chunks are whole multiples of it: 20 ms, the longest hop of our models."""
+FULL_SCALE = 32768
 KEYWORD_SECONDS = 8.0  # room that a keyword and what surrounds it take at least
 _GAP_S = (0.1, 1.2)  # between two utterances
 _TALK_S, _QUIET_S = (15.0, 60.0), (5.0, 30.0)
@@ -195,7 +196,7 @@ class Scenery:
         return int(rng.uniform(*_GAP_S) * SAMPLE_RATE)
 
     def read(self, start: int, count: int) -> Audio:
-        """Samples (count,) from ``start``, in [-1, 1]."""
+        """Samples (count,) from ``start``, in [-1, 1), of 16 bits: as a converter gives them."""
         audio = np.zeros(count, np.float32)
         for index in range(max(0, bisect_right(self._passage_starts, start) - 1), len(self.passages)):
             passage = self.passages[index]
@@ -208,7 +209,9 @@ class Scenery:
                 break
             if placed.end > start:
                 _add(audio, start, placed.start, self._rendered("utterance", index))
-        return np.clip(audio, -1, 1, out=audio)
+        audio *= FULL_SCALE
+        np.rint(audio, out=audio)
+        return np.clip(audio, -FULL_SCALE, FULL_SCALE - 1, out=audio) / np.float32(FULL_SCALE)
 
     def _rendered(self, what: str, index: int) -> Audio:
         """One noise or utterance, from memory where it was just used."""

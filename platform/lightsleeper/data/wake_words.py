@@ -13,17 +13,18 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
 from lightsleeper.data.cache import content_hash
 from lightsleeper.data.clip_cache import ClipCache, OnBadFile
 from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
+from lightsleeper.data.kept import KeptClips, KeptStream
 from lightsleeper.data.lexicon import Lexicon, require_word_list, split_words
 from lightsleeper.data.noise import DrawnSpeech, NoisePool, NoiseSource, audio_files
 from lightsleeper.data.seeds import run_seed
@@ -96,6 +97,8 @@ class WakeWords(L.LightningDataModule):
         gain_db: tuple[float, float] = (-30.0, 0.0),
         stream_snr_db: tuple[float, float] = (5.0, 30.0),
         chunk_seconds: float = 10.0,
+        keep_streams: Literal["none", "val", "all"] = "val",
+        keep_clips: int = 0,
         on_bad_file: OnBadFile = "refuse",
         batch_size: int = 64,
         workers: int = 0,
@@ -139,6 +142,10 @@ class WakeWords(L.LightningDataModule):
             gain_db: lowest and highest peak of training clips, dB of full scale; above 0 they clip.
             stream_snr_db: lowest and highest SNR of keywords in streams.
             chunk_seconds: audio in a batch of validation and test, a multiple of 20 ms.
+            keep_streams: synthesised streams whose audio stays in the cache folder (115 MB an hour): validation is
+                rendered once and not in every epoch. The samples are the same either way.
+            keep_clips: epochs whose training clips are made once and kept (0.4 GB each for 5,000 clips); later epochs,
+                and other runs with the same ``seed``, hear them again. 0: every epoch makes new ones.
             on_bad_file: refuse to start, or skip recordings that cannot be read.
             batch_size: training clips in a batch.
             workers: processes that prepare training batches; 0: the training process, 3 to 4 ms a clip.
@@ -156,6 +163,7 @@ class WakeWords(L.LightningDataModule):
         self.val_hours, self.test_hours, self.near_per_hour = val_hours, test_hours, near_per_hour
         self.corpus_seed, self.stream_snr_db, self.clips_per_epoch = corpus_seed, stream_snr_db, clips_per_epoch
         self.batch_size, self.workers, self.build_workers, self._seed = batch_size, workers, build_workers, seed
+        self.keep_streams, self.keep_clips = keep_streams, keep_clips
         counts = {"train_keywords": train_keywords, "train_near": train_near, "train_speech": train_speech}
         counts |= {"held_out_voices": held_out_voices, "validation_voices": validation_voices, "folds": folds}
         counts |= {"batch_size": batch_size, "build_workers": build_workers or 1, "near_phrases": near_phrases}
@@ -165,6 +173,7 @@ class WakeWords(L.LightningDataModule):
         for name, least in {
             "val_keywords": val_keywords, "test_keywords": test_keywords, "val_hours": val_hours,
             "test_hours": test_hours, "near_per_hour": near_per_hour, "workers": workers,
+            "keep_clips": keep_clips,
         }.items():  # fmt: skip
             if least < 0:
                 raise UserError(f"{name} must not be negative, got {least}.")
@@ -349,13 +358,19 @@ class WakeWords(L.LightningDataModule):
         count = max(1, math.ceil(hours / STREAM_HOURS - 1e-9))
         noise = NoiseSource(DrawnSpeech(corpus, speech), self.noise_folder)
         number = PARTS.index(part)
-        return [
+        sceneries = [
             Scenery(
                 corpus, keywords[i::count], [*speech[i::count], *near[i::count]], noise, hours / count * 3600,
                 seed=1000 * (self.corpus_seed * 10 + number) + i, snr_db=self.stream_snr_db,
             )
             for i in range(count)
         ]  # fmt: skip
+        if self.keep_streams == "all" or self.keep_streams == part:
+            return [KeptStream(scenery, [corpus.key, self._noise_hash()]) for scenery in sceneries]
+        return list(sceneries)
+
+    def _noise_hash(self) -> str | None:
+        return None if self.noise.recorded is None else self.noise.recorded.hash
 
     @property
     def phrase_phones(self) -> list[int]:
@@ -373,7 +388,9 @@ class WakeWords(L.LightningDataModule):
         babble = next((o.speech for o in self.origins if o.speech), ())
         speech = DrawnSpeech(babble[0].source, [piece.clip for piece in babble]) if babble else None
         pool = NoisePool(NoiseSource(speech, self.noise_folder), self.seed)
-        rows = WakeClips(self.origins, self.weights, pool, self.mixture, clips, self.seed, epoch)
+        rows: Dataset = WakeClips(self.origins, self.weights, pool, self.mixture, clips, self.seed, epoch)
+        if self.keep_clips:
+            rows = KeptClips(rows, self.keep_clips, self._hash())
         sampler = BucketBatchSampler(np.zeros(clips), self.batch_size, self.seed, epoch=epoch)
         return DataLoader(rows, batch_sampler=sampler, num_workers=self.workers, persistent_workers=self.workers > 0)
 

@@ -47,7 +47,7 @@ class ExportGraph:
 class Family(L.LightningModule):
     """Base of all model families.
 
-    ``measured`` and ``curves`` are filled in ``on_test_epoch_end`` and go to the run record as they are.
+    ``measured``, ``curves`` and ``details`` are filled in ``on_test_epoch_end`` and go to the run's files as they are.
     """
 
     headline: ClassVar[tuple[str, ...]] = ()
@@ -57,6 +57,8 @@ class Family(L.LightningModule):
         super().__init__()
         self.measured: dict[str, Measurement] = {}
         self.curves: dict[str, dict[str, list[float]]] = {}
+        self.details: dict[str, Any] = {}
+        """JSON-able outcomes item by item, too many for the record: kept beside it in ``test.json``."""
         self.structure: Structure = {}
         """Layers that compression has rebuilt: what ``architecture`` alone would not give."""
 

@@ -4,11 +4,13 @@ A family builds ``chain``, causal layers from samples to outputs per frame (nn/c
 and the start of the keyword. The same chain trains on clips, runs on streams and is the exported graph.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
+from lightsleeper_callbacks.repconv import RepConv1d
 from torch import Tensor, nn
 
 from lightsleeper.metrics.detection import FRRAtFalseAlarms
@@ -109,6 +111,7 @@ class WakeWord(Family):
             self._front.append(ExponentialMean(n_mels, 1000 * adapt_seconds / HOP_MS))
         self.register_buffer("threshold", torch.tensor(math.nan))
         self._state: Tensor | None = None  # of the stream that is being evaluated
+        self._shipped: tuple[Chain, ...] = ()  # what validation listens with; in a tuple it is no submodule
 
     def build(self, *layers: nn.Module, **architecture: Any) -> None:
         """Called once by a family: its layers behind the front end, and its own constructor arguments."""
@@ -200,16 +203,26 @@ class WakeWord(Family):
             self.fa_per_hour, self.frame_s, self.smoothing_frames, self.refractory_s, self.tolerance_s
         )
 
+    def on_validation_epoch_start(self) -> None:
+        # Branches as they ship, in one convolution each: hours of validation cost half of what they would.
+        branched = [path for path, layer in self.chain.named_modules() if isinstance(layer, RepConv1d)]
+        chain = copy.deepcopy(self.chain) if branched else self.chain
+        for path in branched:
+            layer: Any = chain.get_submodule(path)
+            chain.set_submodule(path, layer.reparameterize())
+        self._shipped = (chain,)
+
     def _follow(self, batch: Batch, metric: FRRAtFalseAlarms) -> None:
         """The next chunk of a stream."""
         stream = int(batch["stream"])
         if batch["first"] or self._state is None:
             self._state = self.initial()
             metric.add_stream(stream, batch["events"])
-        frames = self.stream(batch["audio"], self._state)
-        self._state = frames.state
-        starts = None if frames.start_s is None else frames.start_s[0]
-        metric.update(frames.score[0], stream, round(float(batch["start_s"]) / self.frame_s), starts)
+        chain = self._shipped[0] if self._shipped else self.chain
+        outputs, self._state = chain.stream(batch["audio"], self._state)
+        score, start_s = self.read(outputs)
+        starts = None if start_s is None else start_s[0]
+        metric.update(score[0], stream, round(float(batch["start_s"]) / self.frame_s), starts)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if not self.trainer.sanity_checking:
@@ -224,6 +237,9 @@ class WakeWord(Family):
         self.metric.reset()
         self._state = None
 
+    def on_validation_end(self) -> None:
+        self._shipped = ()
+
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._follow(batch, self.metric)
         # Test sets come one after the other; close each at its last batch.
@@ -234,8 +250,21 @@ class WakeWord(Family):
             self.measured.update(found)
             self.log_dict({key: value.value for key, value in found.items()}, add_dataloader_idx=False, batch_size=1)
             self.curves[name or "test"] = self.metric.curve()
+            self.details[name or "test"] = self._keywords(threshold)
             self.metric.reset()
             self._state = None
+
+    def _keywords(self, threshold: float | None) -> dict[str, list[Any]]:
+        """Each keyword of a test by column, for comparisons that pair them (bench wakeword)."""
+        found = self.metric.detections(math.inf if threshold is None else threshold)
+        truths, events = zip(*found, strict=True) if found else ((), ())
+        return {
+            "begin_s": [begin for begin, _ in truths],
+            "end_s": [_known(end) for _, end in truths],
+            "detected": self.metric.outcomes(self.metric.threshold()).tolist(),  # at the target, chosen on these data
+            "start_found_s": [None if event is None else _known(event.start_s) for event in events],  # at `threshold`
+            "end_found_s": [None if event is None else event.end_s for event in events],
+        }
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
@@ -314,6 +343,10 @@ class WakeWord(Family):
     def _outputs(self) -> int:
         """Channels of the chain's outputs."""
         return 1
+
+
+def _known(time_s: float) -> float | None:
+    return time_s if math.isfinite(time_s) else None
 
 
 class _StreamGraph(nn.Module):

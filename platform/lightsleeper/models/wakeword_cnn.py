@@ -9,6 +9,7 @@ plain network of the same folded architecture; `FoldOnExport` turns either into 
 from collections.abc import Sequence
 from typing import Any
 
+from lightsleeper_callbacks.repconv import Norms
 from torch import nn
 
 from lightsleeper.models.wakeword_labels import LabelledWakeWord
@@ -23,7 +24,7 @@ def separable_layers(
 ) -> list[nn.Module]:
     """A convolution of stride 2 and a block of depthwise and pointwise convolution for each kernel, with ReLUs.
 
-    ``how``: branches, scale and skip of `nn.causal.conv`. Raises ValueError where kernels and dilations do not match.
+    ``how``: branches and what they are, arguments of `nn.causal.conv`. Raises ValueError where kernels and dilations do not match.
     """
     if not kernels or any(kernel < 1 for kernel in kernels):
         raise ValueError(f"kernels must be numbers of taps, one a block; got {list(kernels)}")
@@ -46,6 +47,9 @@ class WakeWordCNN(LabelledWakeWord):
         branches: Branches with the whole kernel that each convolution trains with. 0: plain convolution and norm.
         scale: Each convolution also has a branch with one tap.
         skip: Each convolution also has a branch that is a norm only, where input and output match.
+        smaller: Further branches with so many taps, in each convolution that has more: a peer says that the paper's
+            network has them.
+        norms: branch, one behind each, or sum, a single one behind all of them, which loses what branches are for.
         pool_frames: Frames over which the last layer is averaged.
         settings: Arguments of `LabelledWakeWord`.
     """
@@ -58,21 +62,22 @@ class WakeWordCNN(LabelledWakeWord):
         branches: int = 4,
         scale: bool = True,
         skip: bool = True,
+        smaller: Sequence[int] = (),
+        norms: Norms = "branch",
         pool_frames: int = 1,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         at_least(1, width=width, pool_frames=pool_frames)
         at_least(0, branches=branches)
+        how = {"branches": branches, "smaller": list(smaller), "scale": scale, "skip": skip, "norms": norms}
         self.build(
-            *separable_layers(self.n_mels, width, kernels, dilations, branches=branches, scale=scale, skip=skip),
+            *separable_layers(self.n_mels, width, kernels, dilations, **how),
             TrailingMean(width, pool_frames),
             nn.Conv1d(width, 1, 1),
             width=width,
             kernels=list(kernels),
             dilations=list(dilations),
-            branches=branches,
-            scale=scale,
-            skip=skip,
+            **how,
             pool_frames=pool_frames,
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightsleeper_callbacks.repconv import RepConv1d
+from lightsleeper_callbacks.repconv import Norms, RepConv1d
 from torch import Tensor, nn
 
 from lightsleeper.nn.augment import FeatureAugment
@@ -196,13 +196,19 @@ def conv(
     dilation: int = 1,
     groups: int = 1,
     branches: int = 0,
+    smaller: Sequence[int] = (),
     scale: bool = True,
     skip: bool = True,
+    norms: Norms = "branch",
 ) -> Kept:
-    """A causal convolution over (B, inputs, T) with its norm: plain with 0 ``branches``, else a `RepConv1d`."""
+    """A causal convolution over (B, inputs, T) with its norm: plain with 0 ``branches``, else a `RepConv1d`.
+
+    ``smaller``: further branches with kernels of these sizes, where they are smaller than ``kernel`` and above 1.
+    """
     if branches:
+        sizes = [size for size in smaller if 1 < size < kernel]
         layer: nn.Module = RepConv1d(
-            inputs, outputs, kernel, stride, dilation, groups, branches, scale=scale, skip=skip, causal=True
+            inputs, outputs, kernel, stride, dilation, groups, branches, sizes, scale, skip, causal=True, norms=norms
         )
     else:
         plain = nn.Conv1d(inputs, outputs, kernel, stride, dilation=dilation, groups=groups, bias=False)

@@ -3,6 +3,7 @@
 A stage therefore gives the same result whether or not the process was killed and resumed in between.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -28,9 +29,10 @@ from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
 from lightsleeper.stages.fit import CHECKPOINTS
 from lightsleeper.stages.precision import one_device, root_device
-from lightsleeper.tracking.record import Record
+from lightsleeper.tracking.record import Record, write_atomic
 
 EXPORT = "export"
+DETAILS = "test.json"  # outcomes item by item
 SCORED_ROWS = 32  # test rows scored with the exported file too, one by one: a second or two
 STATISTICS_BATCHES = 50  # for batch-norm statistics after a lossy step
 Fields = dict[str, Any]  # of the run record
@@ -95,6 +97,8 @@ def test(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
     plain = {name: Measurement(float(value)) for name, value in trainer.callback_metrics.items()}
     measured = {**plain, **getattr(model, "measured", {})}
     training = {name: curve for name, curve in record.curves.items() if name == "training"}  # the fit's
+    if details := getattr(model, "details", None):
+        write_atomic(folder / DETAILS, json.dumps(details) + "\n")
     return {
         "metrics": {name: value.to_dict() for name, value in measured.items()},
         "curves": {**getattr(model, "curves", {}), **training},
