@@ -4,8 +4,8 @@
 
 as in RepVGG (2101.03697), MobileOne (2206.04040) and RepCNN (2406.02652, whose layer sizes we could not establish:
 every branch is therefore an argument). The activation is left to the caller. A norm per branch is essential: without it
-(``norms="sum"``, for comparison) the sum is linear in the weights and trains like one convolution. The fold is exact for
-running statistics only, and is computed in float64 on the CPU.
+(``norms="sum"``, for comparison) the sum is linear in the weights and trains like one convolution. The fold is exact
+for running statistics only, and is computed in float64 on the CPU.
 """
 
 from collections.abc import Sequence

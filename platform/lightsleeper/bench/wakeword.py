@@ -16,7 +16,7 @@ from lightsleeper.errors import UserError
 
 PARTS: dict[str, tuple[str, ...]] = {
     "speed": ("engine", "quick", "repeats"),
-    "accuracy": ("quick", "seeds"),
+    "accuracy": ("quick", "seeds", "only", "collect"),
     "people": ("engine", "quick"),
 }
 """What each part takes beside ``out`` and ``threads``; an option that was not given is not passed on."""
@@ -26,7 +26,11 @@ KEEPS = ("accuracy", "people")  # trainings that a second call goes on from
 def run(args: Any) -> dict[str, Any]:
     """Measure ``args.part``, print its tables and return all numbers. Raises UserError for what does not fit."""
     part = args.part
-    options = {name: getattr(args, name) for name in ("engine", "quick", "repeats", "seeds") if getattr(args, name)}
+    options = {
+        name: getattr(args, name)
+        for name in ("engine", "quick", "repeats", "seeds", "only", "collect")
+        if getattr(args, name)
+    }
     if surplus := [name for name in options if name not in PARTS[part]]:
         raise UserError(f"bench wakeword --part {part} takes no --{surplus[0]}.")
     if args.out is None and part in KEEPS:

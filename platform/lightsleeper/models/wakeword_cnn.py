@@ -24,7 +24,8 @@ def separable_layers(
 ) -> list[nn.Module]:
     """A convolution of stride 2 and a block of depthwise and pointwise convolution for each kernel, with ReLUs.
 
-    ``how``: branches and what they are, arguments of `nn.causal.conv`. Raises ValueError where kernels and dilations do not match.
+    ``how``: branches and what they are, arguments of `nn.causal.conv`. Raises ValueError where kernels and dilations do
+    not match.
     """
     if not kernels or any(kernel < 1 for kernel in kernels):
         raise ValueError(f"kernels must be numbers of taps, one a block; got {list(kernels)}")

@@ -1,0 +1,224 @@
+"""`lightning bench wakeword --part accuracy`: the methods' claims about missed keywords, over seeds, with tests.
+
+Each training is a run of a shipped recipe with a record of its own, in ``out``; a second call goes on from there. FRR
+is taken at 0.5 false alarms an hour on the test streams themselves, so all detectors are compared at the same rate;
+what each would do at the threshold that its validation set is in the tables beside it.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightsleeper.bench.wakeword_arms import GROUPS, Training, train, trainings
+from lightsleeper.errors import UserError
+from lightsleeper.metrics.comparison import permutation_test, relative_reduction, sign_flip_test
+from lightsleeper.metrics.localisation import WITHIN_MS
+from lightsleeper.stages.deliver import DETAILS
+from lightsleeper.tracking.record import Record, read
+
+FA_PER_HOUR = 0.5
+SEEDS, QUICK_SEEDS = 5, 2
+Row = dict[str, Any]
+
+
+def run(
+    out: Path,
+    threads: int = 1,
+    quick: bool = False,
+    seeds: int | None = None,
+    only: Sequence[str] | None = None,
+    collect: bool = False,
+) -> dict[str, Any]:
+    """Train what ``out`` does not hold yet, one training after the other, then compare.
+
+    ``only``: names of `GROUPS`. ``collect``: train nothing, compare what is finished. Raises UserError where nothing
+    is, or a training fails.
+    """
+    names = list(only or (("branches", "localisation") if quick else GROUPS))
+    todo = list(trainings(names, seeds or (QUICK_SEEDS if quick else SEEDS), quick))
+    rows = []
+    for number, training in enumerate(todo, start=1):
+        folder = training.plan.finished(out) if collect else _trained(training, out, f"{number}/{len(todo)}")
+        if folder is not None:
+            rows.append(_row(training, folder))
+    if not rows:
+        raise UserError(f"no training in {out} is finished.")
+    return {
+        "target": FA_PER_HOUR,
+        "trainings": len(todo),
+        "groups": names,
+        "rows": rows,
+        "found": compared(rows, names),
+    }
+
+
+def _trained(training: Training, out: Path, place: str) -> Path:
+    began = time.monotonic()
+    folder = train(training, out)
+    frr = read(folder).metrics[f"test/frr_at_{FA_PER_HOUR:g}_fa_per_hour"]["value"]
+    took = time.monotonic() - began
+    print(f"  {place} {training.arm.name}, seed {training.seed}: FRR {frr:.4f}, {took:.0f} s", flush=True)
+    return folder
+
+
+def _row(training: Training, folder: Path) -> Row:
+    """All that is compared of one run."""
+    record = read(folder)
+    metrics = {name.removeprefix("test/"): value for name, value in record.metrics.items()}
+    graph = next(artifact for artifact in record.artifacts if artifact["format"] == "onnx")
+    return {
+        "arm": training.arm.name,
+        "label": training.arm.label,
+        "seed": training.seed,
+        "run": record.run_id,
+        "frr": metrics[f"frr_at_{FA_PER_HOUR:g}_fa_per_hour"]["value"],
+        "metrics": metrics,
+        "validation": _best(record),
+        "parameters": record.size["parameters"],
+        "macs_per_second": record.size.get("macs"),
+        "state_bytes": record.context.get("state_bytes"),
+        "latency_ms": graph["latency"][0]["p50_ms"] if graph.get("latency") else None,
+        "graph": _graph(folder / graph["path"]),
+        "fit_s": record.seconds.get("fit"),
+        "keywords": json.loads((folder / DETAILS).read_text(encoding="utf-8"))["test"],
+    }
+
+
+def _best(record: Record) -> float | None:
+    """FRR on validation at the epoch that ships."""
+    scores = record.curves.get("training", {}).get("val/score", {}).get("value") or []
+    return min((score for score in scores if score is not None), default=None)
+
+
+def _graph(path: Path) -> list[str]:
+    """Nodes and shapes of weights of an ONNX file: files with equal ones do the same work."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    return [node.op_type for node in graph.node] + [str(list(weight.dims)) for weight in graph.initializer]
+
+
+def compared(rows: Sequence[Row], groups: Sequence[str]) -> list[dict[str, Any]]:
+    """Each pair of each group whose two arms have a finished training."""
+    by: dict[str, list[Row]] = {}
+    for row in rows:
+        by.setdefault(row["arm"], []).append(row)
+    pairs = [(group, *pair) for group in groups for pair in GROUPS[group].pairs]
+    return [
+        {"group": group, "first": first, "second": second, **_compare(by[first], by[second])}
+        for group, first, second in pairs
+        if first in by and second in by
+    ]
+
+
+def _compare(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
+    missed = [_missed(rows) for rows in (first, second)]  # (trainings, keywords)
+    rates = [[row["frr"] for row in rows] for rows in (first, second)]
+    seeds = {row["seed"]: row for row in first}
+    both = [(seeds[row["seed"]], row) for row in second if row["seed"] in seeds]
+    return {
+        "trainings": [len(first), len(second)],
+        "frr": [mean(values) for values in rates],
+        "reduction": relative_reduction(*missed).to_dict(),
+        "p_trainings": permutation_test(*rates),
+        "p_keywords": sign_flip_test(missed[0].mean(0) - missed[1].mean(0)),
+        "better_seeds": [sum(b["frr"] < a["frr"] for a, b in both), len(both)],
+        "same_graph": first[0]["graph"] == second[0]["graph"],
+        "localisation": _localised(both),
+    }
+
+
+def _missed(rows: Sequence[Row]) -> NDArray[np.bool_]:
+    return ~np.array([row["keywords"]["detected"] for row in rows], np.bool_)
+
+
+def _localised(both: Sequence[tuple[Row, Row]]) -> dict[str, Any] | None:
+    """Errors of start and end, side by side, over the keywords that both detectors of a seed fired for."""
+    found: dict[str, list[NDArray]] = {"start": [], "end": []}
+    for pair in both:
+        columns = [
+            {key: _column(row, key) for key in ("begin_s", "end_s", "start_found_s", "end_found_s")} for row in pair
+        ]
+        fired = [~np.isnan(column["end_found_s"]) for column in columns]
+        common = fired[0] & fired[1]
+        for what, truth in (("start", "begin_s"), ("end", "end_s")):
+            errors = [np.abs(column[f"{what}_found_s"] - column[truth])[common] for column in columns]
+            found[what].append(np.stack(errors))
+    sides: dict[str, Any] = {}
+    for what, parts in found.items():
+        errors = np.concatenate(parts, 1) if parts else np.zeros((2, 0))
+        if not errors.shape[1] or np.isnan(errors).any():  # one of them does not tell
+            continue
+        sides[what] = {"median_s": np.median(errors, 1).tolist(), "events": errors.shape[1]}
+        for ms in WITHIN_MS:
+            sides[what][f"within_{ms}ms"] = (errors <= ms / 1000 + 1e-9).mean(1).tolist()
+    return sides or None
+
+
+def _column(row: Row, key: str) -> NDArray[np.float64]:
+    return np.array(row["keywords"][key], np.float64)  # None becomes nan
+
+
+def report(result: dict[str, Any]) -> Iterator[str]:
+    """Tables: every arm, then every comparison."""
+    rows, shown = result["rows"], set()
+    hours = rows[0]["metrics"]["negative_hours"]["value"]
+    keywords = len(rows[0]["keywords"]["detected"])
+    yield (
+        f"accuracy: {len(rows)} of {result['trainings']} trainings; {keywords} keywords, {hours:.2f} h without one; "
+        f"FRR at {result['target']:g} false alarms an hour, threshold of each on these streams"
+    )
+    for group in result["groups"]:
+        arms = [arm for arm in GROUPS[group].arms if any(row["arm"] == arm.name for row in rows)]
+        if not arms:
+            continue
+        yield f"{group}: {GROUPS[group].claim}"
+        yield (
+            f"  {'':44}{'n':>3}{'mean':>8}{'min':>8}{'max':>8}{'sd':>8}{'val':>8}{'set on validation':>22}"
+            f"{'params':>9}{'fit s':>7}"
+        )
+        for arm in arms:
+            yield _line(arm.label, [row for row in rows if row["arm"] == arm.name])
+        for found in result["found"]:
+            if found["group"] == group and (found["first"], found["second"]) not in shown:
+                shown.add((found["first"], found["second"]))
+                yield from _verdict(found)
+
+
+def _line(label: str, rows: Sequence[Row]) -> str:
+    rates = [row["frr"] for row in rows]
+    spread = stdev(rates) if len(rates) > 1 else float("nan")
+    validation = [row["validation"] for row in rows if row["validation"] is not None]
+    frr = mean(row["metrics"]["frr"]["value"] for row in rows)
+    alarms = mean(row["metrics"]["fa_per_hour"]["value"] for row in rows)
+    return (
+        f"  {label:44}{len(rows):3}{mean(rates):8.4f}{min(rates):8.4f}{max(rates):8.4f}{spread:8.4f}"
+        f"{mean(validation) if validation else float('nan'):8.4f}{frr:12.4f} at {alarms:.2f}/h"
+        f"{rows[0]['parameters']:9,}{mean(row['fit_s'] for row in rows):7.0f}"
+    )
+
+
+def _verdict(found: dict[str, Any]) -> Iterator[str]:
+    change = found["reduction"]
+    wins, seeds = found["better_seeds"]
+    yield (
+        f"  {found['second']} against {found['first']}: {100 * change['value']:+.0f} % fewer misses "
+        f"[{100 * (change['low'] or 0):+.0f}, {100 * (change['high'] or 0):+.0f}]; p {found['p_trainings']:.3f} over "
+        f"trainings ({found['trainings'][0]} and {found['trainings'][1]}), {found['p_keywords']:.4f} over keywords; "
+        f"better in {wins} of {seeds} seeds; {'the same graph' if found['same_graph'] else 'another graph'}"
+    )
+    places = found["localisation"] or {}
+    for what, side in places.items():
+        yield f"    {what} of {side['events']} events that both fired for: " + "; ".join(
+            f"{name} median {1000 * median:.0f} ms, within 50 ms {100 * near:.0f} %, 100 ms {100 * far:.0f} %"
+            for name, median, near, far in zip_longest(
+                (found["first"], found["second"]), side["median_s"], side["within_50ms"], side["within_100ms"]
+            )
+        )
