@@ -1,6 +1,6 @@
 """What `bench wakeword --part accuracy` trains: ways of training side by side, each with every seed.
 
-All of them hear the same clips (kept in the cache, four epochs of them) and are judged by the same streams; a seed sets
+All of them hear the same clips (five epochs of them, kept in the cache) and are judged by the same streams; a seed sets
 the initial weights, the order of the batches, and gain, warp and masks of each clip. The order of the trainings is that
 of the claims, and within one the ways take turns: whatever is finished can be compared.
 """
@@ -19,7 +19,7 @@ from lightsleeper.tracking.record import FILE, read, status_of
 FIRST_SEED = 7
 SAME = (
     "--data.seed=0",  # of the clips
-    "--data.keep_clips=4",
+    "--data.keep_clips=5",
     "--data.keep_streams=all",
     "--tracking.mode=disabled",
     "--run.threads=1",
@@ -61,7 +61,7 @@ def _heimdal(name: str, label: str, *overrides: str) -> Arm:
 
 
 def _chain(name: str, label: str, training: str) -> Arm:
-    size = ("--model.past_frames=12", "--model.width=22")  # as many parameters as HEiMDaL
+    size = ("--model.past_frames=12", "--model.width=23")  # as many parameters as HEiMDaL
     return Arm(name, "wakeword_dnn_hmm", (*size, f"--model.training={training}"), label)
 
 
