@@ -47,12 +47,13 @@ def distance(first: Tensor, second: Tensor) -> float:
     dilation=st.integers(1, 3),
     stride=st.integers(1, 2),
     causal=st.booleans(),
+    norms=st.sampled_from(["branch", "sum"]),
 )
 @settings(max_examples=60, deadline=None)
-def test_folded_equals_unfolded(seed, kernel, kind, branches, smaller, scale, skip, dilation, stride, causal):
+def test_folded_equals_unfolded(seed, kernel, kind, branches, smaller, scale, skip, dilation, stride, causal, norms):
     out, groups = {"full": (4, 1), "grouped": (4, 2), "depthwise": (4, 4), "multiplied": (8, 4)}[kind]
     smaller = [size for size in smaller if size <= kernel]
-    layer = RepConv1d(4, out, kernel, stride, dilation, groups, branches, smaller, scale, skip, causal)
+    layer = RepConv1d(4, out, kernel, stride, dilation, groups, branches, smaller, scale, skip, causal, norms)
     randomized(layer, seed)
     x = draw(2, 4, 40 + seed % 3, seed=seed)
     for kind_, tolerance in ((torch.float32, SINGLE), (torch.float64, DOUBLE)):
@@ -213,3 +214,19 @@ def test_a_frozen_layer_stays_frozen_and_its_type_stays():
 def test_sizes_that_cannot_be_aligned_are_refused(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         RepConv1d(4, 4, **arguments)
+
+
+def test_one_norm_behind_the_sum_makes_the_branches_one_convolution():
+    layer = RepConv1d(4, 4, 3, branches=2, norms="sum")
+    x = draw(8, 4, 20).float()
+    weights = sum(place(conv.weight, (3,), layer._first(conv.kernel_size)) for conv, _ in layer.branches)
+    weights = weights + delta(4, 1, (3,), (1,)).float()
+    alone = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1, bias=False), nn.BatchNorm1d(4))
+    alone[0].weight.data.copy_(weights)
+    assert distance(layer.train()(x), alone.train()(x)) <= SINGLE  # in training, too: nothing non-linear in between
+    assert sum(isinstance(module, _BatchNorm) for module in layer.modules()) == 1
+
+
+def test_where_norms_stand_is_one_of_two():
+    with pytest.raises(ValueError, match="norms must be 'branch' or 'sum'"):
+        RepConv1d(4, 4, 3, norms="none")  # type: ignore[arg-type]

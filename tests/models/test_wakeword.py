@@ -16,6 +16,7 @@ from lightsleeper_callbacks.edkm import EDKMClustering
 from lightsleeper_callbacks.fold import FoldOnExport
 from lightsleeper_callbacks.foldable import folds, put
 from lightsleeper_callbacks.pdp import PDPMasking
+from lightsleeper_callbacks.repconv import RepConv1d
 from models.wake_streams import FAMILIES, Tones, make, stream
 from torch import Tensor
 
@@ -206,8 +207,44 @@ def test_it_learns_to_hear_a_keyword_in_a_stream(name: str, tmp_path):
     assert measured["test/frr"].value <= 0.25
     assert measured["test/frr"].n == 5
     assert model.curves["test"]["kind"] == "frr_fah"
+    keywords = model.details["test"]
+    assert {len(column) for column in keywords.values()} == {5}
+    assert keywords["begin_s"] == [2.0, 6.0, 10.0, 14.0, 18.0]
+    assert 1 - sum(keywords["detected"]) / 5 == pytest.approx(measured["test/frr_at_60_fa_per_hour"].value)
+    assert [end is None for end in keywords["end_found_s"]].count(True) == round(5 * measured["test/frr_fired"].value)
     if name in ("heimdal", "dnn_hmm"):
         assert measured["test/start_error_median_s"].value < 0.1
+
+
+def test_validation_listens_with_branches_folded(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    model = make("repcnn", fa_per_hour=60.0)
+    metric = model._new_metric()
+    with torch.no_grad():
+        for batch in stream(0, 20) + stream(1, 20):
+            model._follow(batch, metric)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    monkeypatch.setattr(RepConv1d, "forward", lambda *_: pytest.fail("a branch listened"))
+    model._state = None
+    found = trainer(tmp_path, 1).validate(model, datamodule=Tones(), verbose=False)[0]
+    assert found["val/score"] == pytest.approx(metric.selection())
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value.nan_to_num(), after[name].nan_to_num()) for name, value in before.items())
+    assert any(isinstance(layer, RepConv1d) for layer in model.modules())
+    assert model._shipped == ()
+
+
+@pytest.mark.parametrize("how", [{"smaller": [3, 5]}, {"norms": "sum"}, {"scale": False, "skip": False}])
+@torch.no_grad()
+def test_whatever_the_branches_are_the_same_network_ships(how: dict):
+    plain, model = make("cnn"), make("repcnn", normalize="none", pool_frames=1, **how)
+    audio = noise(0, 40, model)
+    scores = model(audio)
+    for network in (plain, model):
+        put(network, folds(network))
+    assert (model(audio) - scores).abs().max() <= SINGLE
+    shapes = [[tuple(value.shape) for value in network.state_dict().values()] for network in (plain, model)]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.slow

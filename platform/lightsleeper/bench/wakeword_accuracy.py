@@ -119,14 +119,14 @@ def compared(rows: Sequence[Row], groups: Sequence[str]) -> list[dict[str, Any]]
 
 
 def _compare(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
-    missed = [_missed(rows) for rows in (first, second)]  # (trainings, keywords)
+    missed = _missed(first), _missed(second)  # (trainings, keywords)
     rates = [[row["frr"] for row in rows] for rows in (first, second)]
     seeds = {row["seed"]: row for row in first}
     both = [(seeds[row["seed"]], row) for row in second if row["seed"] in seeds]
     return {
         "trainings": [len(first), len(second)],
         "frr": [mean(values) for values in rates],
-        "reduction": relative_reduction(*missed).to_dict(),
+        "reduction": relative_reduction(missed[0], missed[1]).to_dict(),
         "p_trainings": permutation_test(*rates),
         "p_keywords": sign_flip_test(missed[0].mean(0) - missed[1].mean(0)),
         "better_seeds": [sum(b["frr"] < a["frr"] for a, b in both), len(both)],
@@ -149,8 +149,7 @@ def _localised(both: Sequence[tuple[Row, Row]]) -> dict[str, Any] | None:
         fired = [~np.isnan(column["end_found_s"]) for column in columns]
         common = fired[0] & fired[1]
         for what, truth in (("start", "begin_s"), ("end", "end_s")):
-            errors = [np.abs(column[f"{what}_found_s"] - column[truth])[common] for column in columns]
-            found[what].append(np.stack(errors))
+            found[what].append(np.stack([np.abs(c[f"{what}_found_s"] - c[truth])[common] for c in columns]))
     sides: dict[str, Any] = {}
     for what, parts in found.items():
         errors = np.concatenate(parts, 1) if parts else np.zeros((2, 0))

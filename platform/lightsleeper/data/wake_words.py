@@ -388,9 +388,8 @@ class WakeWords(L.LightningDataModule):
         babble = next((o.speech for o in self.origins if o.speech), ())
         speech = DrawnSpeech(babble[0].source, [piece.clip for piece in babble]) if babble else None
         pool = NoisePool(NoiseSource(speech, self.noise_folder), self.seed)
-        rows: Dataset = WakeClips(self.origins, self.weights, pool, self.mixture, clips, self.seed, epoch)
-        if self.keep_clips:
-            rows = KeptClips(rows, self.keep_clips, self._hash())
+        fresh = WakeClips(self.origins, self.weights, pool, self.mixture, clips, self.seed, epoch)
+        rows: Dataset = KeptClips(fresh, self.keep_clips, self._hash()) if self.keep_clips else fresh
         sampler = BucketBatchSampler(np.zeros(clips), self.batch_size, self.seed, epoch=epoch)
         return DataLoader(rows, batch_sampler=sampler, num_workers=self.workers, persistent_workers=self.workers > 0)
 
