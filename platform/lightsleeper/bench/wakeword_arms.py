@@ -100,6 +100,15 @@ GROUPS = {
             (("bcresnet_1", "repcnn"),),
         ),
         Group(
+            "narrow",
+            "the same claim at half the width, where a plain network has less to find",
+            (
+                _cnn("plain_16", "plain CNN, width 16", "--model.branches=0", "--model.width=16"),
+                _cnn("repcnn_16", "RepCNN, 4 branches, width 16", "--model.branches=4", "--model.width=16"),
+            ),
+            (("plain_16", "repcnn_16"),),
+        ),
+        Group(
             "ablation",
             "what of RepCNN's branches counts",
             (

@@ -73,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wakeword.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
     wakeword.add_argument("--seeds", type=positive, metavar="N", help="accuracy: seeds of each training")
     wakeword.add_argument(
-        "--only", nargs="+", metavar="GROUP", choices=("branches", "localisation", "bcresnet", "ablation", "labels"),
-        help="accuracy: branches, localisation, bcresnet, ablation, labels; default all, in this order",
+        "--only", nargs="+", metavar="GROUP", choices=("branches", "localisation", "bcresnet", "narrow", "ablation", "labels"),
+        help="accuracy: branches, localisation, bcresnet, narrow, ablation, labels; default all, in this order",
     )  # fmt: skip
     wakeword.add_argument("--collect", action="store_true", help="accuracy: train nothing, compare what is finished")
     wakeword.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
