@@ -21,6 +21,7 @@ METHODS = {
     "sweep": "the local engine: two workers against one, and what lies between the trials",
     "fold": "re-parameterisation: latency, activation bytes and equality, folded against branched and plain",
 }
+GROUPS = ("branches", "localisation", "bcresnet", "narrow", "ablation", "labels")  # of bench/wakeword_arms.py
 TARGET_LOADER = 0.05
 TARGET_OVERHEAD = 1.05
 
@@ -73,9 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wakeword.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
     wakeword.add_argument("--seeds", type=positive, metavar="N", help="accuracy: seeds of each training")
     wakeword.add_argument(
-        "--only", nargs="+", metavar="GROUP", choices=("branches", "localisation", "bcresnet", "narrow", "ablation", "labels"),
-        help="accuracy: branches, localisation, bcresnet, narrow, ablation, labels; default all, in this order",
-    )  # fmt: skip
+        "--only",
+        nargs="+",
+        metavar="GROUP",
+        choices=GROUPS,
+        help=f"accuracy: {', '.join(GROUPS)}; default all, in this order",
+    )
     wakeword.add_argument("--collect", action="store_true", help="accuracy: train nothing, compare what is finished")
     wakeword.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
     wakeword.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
