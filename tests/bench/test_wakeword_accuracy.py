@@ -163,9 +163,8 @@ def test_nothing_finished_is_said(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_quick_form_trains_compares_and_goes_on(
-    corpus_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
     result = bench.run(tmp_path, quick=True, seeds=1)
     assert [r["arm"] for r in result["rows"]] == ["plain", "repcnn", "heimdal", "dnn_hmm_end_to_end", "dnn_hmm_frames"]
     assert result["found"][0]["same_graph"]
