@@ -163,13 +163,14 @@ def test_nothing_finished_is_said(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
-    result = bench.run(tmp_path, quick=True, seeds=1)
-    assert [r["arm"] for r in result["rows"]] == ["plain", "repcnn", "heimdal", "dnn_hmm_end_to_end", "dnn_hmm_frames"]
+    result = bench.run(tmp_path, quick=True, seeds=1, only=["branches"])
+    assert [r["arm"] for r in result["rows"]] == ["plain", "repcnn"]
     assert result["found"][0]["same_graph"]
     assert all(len(r["keywords"]["detected"]) == 40 for r in result["rows"])
     assert np.isfinite([r["frr"] for r in result["rows"]]).all()
-    assert "5 of 5 trainings" in "\n".join(bench.report(result))
+    assert "2 of 2 trainings" in "\n".join(bench.report(result))
     monkeypatch.setattr(arms.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
-    assert bench.run(tmp_path, quick=True, seeds=1)["found"] == result["found"]
+    assert bench.run(tmp_path, quick=True, seeds=1, only=["branches"])["found"] == result["found"]
