@@ -3,7 +3,7 @@
 Five folds over all recordings of a phrase: each is tested once, by a network that never heard it. Negatives are the
 fold's other recordings and an hour of synthesised speech, noise and music of its own: no audio counts twice. The
 network that learned from synthesis alone is tested on all of it. With ``--engine`` an engine hears the same samples,
-and the two are paired recording by recording. Every training is a run below ``--out``; a second call goes on from there.
+and the two are paired recording by recording. Every training is a run below ``--out``; a second call goes on.
 
 The recordings name no speakers, so folds divide recordings: somebody who spoke twice may be on both sides.
 """
@@ -236,7 +236,7 @@ def report(result: Mapping[str, Any]) -> Iterator[str]:
                 f"engine {test['only_engine']}, p = {test['p']:.2g}"
             )
     yield ""
-    yield "thresholds are from validation; 'no false alarm here': one for all folds, the lowest without one on this audio"
+    yield "thresholds are from validation; 'no false alarm here': one for all folds, the lowest without one on them"
 
 
 def _sizes(systems: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
