@@ -19,7 +19,7 @@ import torch
 
 from lightsleeper import experiment, parsing, recipe
 from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, engine_hears, false_alarms, hear, read_heard
-from lightsleeper.data.streams import Clip, Scenery, Stream
+from lightsleeper.data.streams import Clip, Joined, Stream
 from lightsleeper.data.wake_words import WakeWords
 from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
@@ -133,16 +133,16 @@ def test_streams(todo: Plan, job: Job) -> tuple[dict[str, Stream], dict[str, Str
     data.setup("test")
     positives: dict[str, Stream] = {}
     negatives: dict[str, Stream] = {}
-    hours = [stream for stream in data.streams("test").values() if isinstance(stream, Scenery)]
-    chosen = hours if job.fold is None else hours[job.fold :: data.folds]
-    for number, stream in enumerate(hours):
-        if stream in chosen:
-            negatives[f"synthesised hour {number}"] = stream
+    hours = 0
     for number, stream in data.streams("test").items():
         if isinstance(stream, Clip):
             positives[_file(data, number)] = stream
-        elif not isinstance(stream, Scenery):
+        elif isinstance(stream, Joined):
             negatives["recordings" if job.fold is None else f"recordings {job.fold}"] = stream
+        else:
+            if job.fold is None or hours % data.folds == job.fold:
+                negatives[f"synthesised hour {hours}"] = stream
+            hours += 1
     return positives, negatives
 
 
