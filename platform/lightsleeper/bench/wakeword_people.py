@@ -19,6 +19,7 @@ import torch
 
 from lightsleeper import experiment, parsing, recipe
 from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, engine_hears, false_alarms, hear, read_heard
+from lightsleeper.data.cache import content_hash
 from lightsleeper.data.streams import Clip, Joined, Stream
 from lightsleeper.data.wake_words import WakeWords
 from lightsleeper.deploy.files import replacing
@@ -38,6 +39,11 @@ QUICK = (
     "--data.train_speech=120", "--data.val_hours=0.1", "--data.test_hours=0.1", "--model.width=8",
 )  # fmt: skip
 DATA = "LIGHTSLEEPER_REAL_DATA"
+TEST_AUDIO = (
+    "phrase", "path", "negatives", "folds", "fold", "test_hours", "near_phrases", "near_per_hour", "held_out_voices",
+    "validation_voices", "corpus_seed", "stream_snr_db", "noise",
+)  # fmt: skip
+"""The arguments of `WakeWords` that decide what is tested on."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +92,28 @@ def verdicts(
     artifact = next(a for a in record.artifacts if a["format"] == "onnx")
     row = {"job": job, "run": trained.name, "bytes": artifact["bytes"], "gzip_bytes": artifact["gzip_bytes"]}
     row |= {"parameters": record.size["parameters"], "seconds": record.seconds["fit"]}
-    scores, fired = about.with_suffix(".npz"), about.with_suffix(".engine.json")
-    streams: tuple[dict[str, Stream], dict[str, Stream]] | None = None
+    scores = about.with_suffix(".npz")
     if not scores.exists():
-        streams = test_streams(todo, job)
-        hear(trained / artifact["path"], *streams, threads).save(scores)
+        hear(trained / artifact["path"], *test_streams(todo, job), threads).save(scores)
     row["heard"] = heard = read_heard(scores)
     if engine is not None and job.fold is not None:
-        if not fired.exists():
-            positives, negatives = streams or test_streams(todo, job)
-            found = engine_hears(engine, job.phrase, SENSITIVITIES, {**positives, **negatives})
-            with replacing(fired) as temporary:
-                temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
-        row["engine"] = json.loads(fired.read_text(encoding="utf-8"))
+        row["engine"] = engine_verdicts(todo, job, out, engine)
     missed = sum(peak < heard.threshold for peak in heard.peaks.values())
     alarms = sum(heard.alarms(name) for name in heard.tracks)
     print(f"  {job.name}: {missed} of {len(heard.peaks)} missed, {alarms} false alarms", flush=True)
     return row
+
+
+def engine_verdicts(todo: Plan, job: Job, out: Path, engine: str) -> dict[str, Any]:
+    """What the engine hears in the job's test streams, which no training changes: kept in ``out`` by what they are."""
+    given = todo.config["data"]["init_args"]
+    path = out / f"{job.name}-engine-{content_hash([given[name] for name in TEST_AUDIO])}.json"
+    if not path.exists():
+        positives, negatives = test_streams(todo, job)
+        found = engine_hears(engine, job.phrase, SENSITIVITIES, {**positives, **negatives})
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def overrides(job: Job, folder: Path, folds: int) -> list[str]:
