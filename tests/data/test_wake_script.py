@@ -28,6 +28,10 @@ def test_phrases_of_any_length_have_near_ones(phrase: str):
     assert phrase not in near
 
 
+def test_a_near_phrase_never_holds_the_whole_phrase():
+    assert not [text for text in near_phrases("smart mirror", 80) if text.startswith("smart mirror")]
+
+
 def test_each_part_has_near_phrases_of_its_own():
     parts = split_near(near_phrases(PHRASE, 40), seed=0)
     assert [len(parts[part]) for part in PARTS] == [24, 6, 10]

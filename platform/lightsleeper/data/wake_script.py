@@ -58,8 +58,9 @@ def require_words() -> None:
 def near_phrases(phrase: str, count: int, lexicon: Lexicon | None = None) -> list[str]:
     """``count`` phrases near to ``phrase`` by phone edit distance, each of other sounds than all before.
 
-    Taken in turn from those where the first word changed, the second, two, and from parts of the phrase, the nearest of
-    each first: the nearest of all would differ in the shortest word only.
+    None holds the phrase's sounds in a row: to any detector "smart mirrored" is a "smart mirror". Taken in turn from
+    those where the first word changed, the second, two, and from parts of the phrase, the nearest of each first: the
+    nearest of all would differ in the shortest word only.
     """
     lexicon = lexicon or Lexicon.default()
     words = phrase.split()
@@ -76,7 +77,7 @@ def near_phrases(phrase: str, count: int, lexicon: Lexicon | None = None) -> lis
         sounds: dict[tuple[int, ...], str] = {}
         for text in map(" ".join, group):
             sound = tuple(lexicon.pronounce(text).phones)
-            if sound not in heard:
+            if sound not in heard and _key(own) not in _key(sound):
                 heard.add(sound)
                 sounds[sound] = text
         phones = [list(sound) for sound in sounds]
