@@ -111,8 +111,8 @@ def heard(peaks: dict[str, float], alarms: list[float], name: str, threshold: fl
 
 
 def row(fold: int | None, one: Heard, fired: dict[str, list[float]] | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = {"job": people.Job("jarvis", fold), "heard": one, "run": f"run-{fold}", "seconds": 10.4}
-    found |= {"bytes": 150_000 + 1000 * (fold or 0), "gzip_bytes": 90_000, "parameters": 21_000}
+    found: dict[str, Any] = {"job": people.Job("jarvis", fold), "heard": one, "run": f"run-{fold}"}
+    found |= {"bytes": 150_000 + 1000 * (fold or 0), "gzip_bytes": 90_000, "parameters": 21_000, "fit_seconds": 10.4}
     if fired is not None:
         events = {name: {"0.5": times, "1": times or [1.0]} for name, times in fired.items()}
         found["engine"] = {"version": "1.9.5", "events": events}
@@ -140,10 +140,13 @@ def test_folds_are_pooled_and_every_count_has_its_exact_interval(result: dict[st
     assert ours["fa_per_hour_bound"] == pytest.approx(4.744 / 0.04, rel=1e-3)
     assert (ours["bytes"], ours["missed_by_fold"]) == (151_000, [1, 0])
     # 0.7 is the highest score of a negative: a and c are above it, b and d are not
-    assert systems["people, no false alarm here"]["missed"] == ["b", "d"]
-    assert systems["people, no false alarm here"]["fa_per_hour_bound"] == pytest.approx(2.996 / 0.04, rel=1e-3)
+    assert systems["people, no false alarm"]["missed"] == ["b", "d"]
+    assert systems["people, no false alarm"]["fa_per_hour_bound"] == pytest.approx(2.996 / 0.04, rel=1e-3)
+    assert systems["people, none on people"]["missed"] == ["b", "d"]
+    matched = systems["people, alarms as engine at 1"]
+    assert (matched["false_alarms"], matched["missed"]) == (2, [])
     assert systems["synthesis"]["missed"] == ["a", "b", "c"]
-    assert systems["synthesis, no false alarm here"]["missed"] == []
+    assert systems["synthesis, no false alarm"]["missed"] == []
 
 
 def test_recordings_are_paired_with_those_of_the_engine(result: dict[str, Any]):
@@ -155,6 +158,13 @@ def test_recordings_are_paired_with_those_of_the_engine(result: dict[str, Any]):
     assert (tests["people", 0.5]["only_ours"], tests["people", 0.5]["only_engine"]) == (1, 1)
     assert (tests["synthesis", 1.0]["only_ours"], tests["synthesis", 1.0]["only_engine"]) == (0, 3)
     assert tests["synthesis", 1.0]["p"] == pytest.approx(0.25)
+
+
+def test_what_is_finished_is_compared_before_the_rest_is(result: dict[str, Any]):
+    rows = [row(1, heard({"c": 0.8, "d": 0.6}, [0.2], "recordings 1")), row(None, heard({"a": 0.9}, [], "recordings"))]
+    assert people.summary(rows[:1], with_engine=False)["systems"]["people"]["folds"] == [1]
+    assert list(people.summary(rows[1:], with_engine=True)["systems"])[0] == "synthesis"
+    assert list(people.report({"phrases": {"jarvis": people.summary(rows[1:], with_engine=True)}, "folds": 5}))
 
 
 def test_the_tables_say_what_was_missed_and_whether_the_file_is_small(result: dict[str, Any]):

@@ -17,7 +17,7 @@ from lightsleeper.errors import UserError
 PARTS: dict[str, tuple[str, ...]] = {
     "speed": ("engine", "quick", "repeats"),
     "accuracy": ("quick", "seeds", "only", "collect"),
-    "people": ("engine", "quick"),
+    "people": ("engine", "quick", "collect"),
 }
 """What each part takes beside ``out`` and ``threads``; an option that was not given is not passed on."""
 KEEPS = ("accuracy", "people")  # trainings that a second call goes on from

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lightsleeper import experiment, parsing, recipe
-from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, engine_hears, false_alarms, hear, read_heard
+from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, Heard, engine_hears, false_alarms, hear, read_heard
 from lightsleeper.data.cache import content_hash
 from lightsleeper.data.streams import Clip, Joined, Stream
 from lightsleeper.data.wake_words import WakeWords
@@ -31,6 +33,8 @@ from lightsleeper.tracking.record import read, status_of
 
 PHRASES = ("jarvis", "smart mirror")
 FOLDS = 5
+SOURCES = ("people", "synthesis")
+PEOPLE = "recordings"  # negative streams of people are called so
 SENSITIVITIES = (0.5, 1.0)  # the engine's default and its highest
 MODEL_BYTES = 200_000  # the target
 RECIPES = ("wakeword_repcnn", "overlays/wakeword_recordings")
@@ -44,6 +48,9 @@ TEST_AUDIO = (
     "validation_voices", "corpus_seed", "stream_snr_db", "noise",
 )  # fmt: skip
 """The arguments of `WakeWords` that decide what is tested on."""
+
+
+Counts = tuple[dict[str, bool], dict[str, int], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,22 @@ class Job:
         return f"{self.phrase.replace(' ', '_')}-{source}"
 
 
-def run(out: Path, threads: int = 1, engine: str | None = None, quick: bool = False) -> dict[str, Any]:
-    """Train, listen, compare. Raises UserError where the recordings are not there."""
+def run(
+    out: Path, threads: int = 1, engine: str | None = None, quick: bool = False, collect: bool = False
+) -> dict[str, Any]:
+    """Train, listen, compare; with ``collect`` no training, only what is finished. Raises UserError where the
+    recordings are not there, or nothing is finished."""
     folder = recordings()
-    phrases = PHRASES[:1] if quick else PHRASES
     folds = 2 if quick else FOLDS
     torch.set_num_threads(threads)
     results = {}
-    for phrase in phrases:
+    for phrase in PHRASES[:1] if quick else PHRASES:
         jobs = [Job(phrase, fold) for fold in range(folds)] + [Job(phrase, None)]
-        rows = [verdicts(job, folder, out, folds, threads, engine, quick) for job in jobs]
-        results[phrase] = summary(rows, engine is not None)
+        found = [verdicts(job, folder, out, folds, threads, engine, quick, collect) for job in jobs]
+        if rows := [row for row in found if row is not None]:
+            results[phrase] = summary(rows, engine is not None)
+    if not results:
+        raise UserError(f"no training is finished in {out}.")
     return {"phrases": results, "folds": folds}
 
 
@@ -83,37 +95,46 @@ def recordings() -> Path:
 
 
 def verdicts(
-    job: Job, folder: Path, out: Path, folds: int, threads: int, engine: str | None, quick: bool
-) -> dict[str, Any]:
-    """Of one training, from ``out`` where they lie; ``heard`` is a `Heard`, ``engine`` what `engine_hears` found."""
-    todo = plan(recipe.load(RECIPES, [*overrides(job, folder, folds), *(QUICK if quick else ())]))
-    trained = _trained(todo, out / "runs")
-    about, record = out / f"{job.name}-{todo.hash[:8]}", read(trained)
-    artifact = next(a for a in record.artifacts if a["format"] == "onnx")
-    row = {"job": job, "run": trained.name, "bytes": artifact["bytes"], "gzip_bytes": artifact["gzip_bytes"]}
-    row |= {"parameters": record.size["parameters"], "seconds": record.seconds["fit"]}
-    scores = about.with_suffix(".npz")
-    if not scores.exists():
-        hear(trained / artifact["path"], *test_streams(todo, job), threads).save(scores)
-    row["heard"] = heard = read_heard(scores)
+    job: Job, folder: Path, out: Path, folds: int, threads: int, engine: str | None, quick: bool, collect: bool
+) -> dict[str, Any] | None:
+    """Of one training, from ``out`` where they lie, kept by the recipe as it was written; None with ``collect`` where
+    nothing lies there. ``heard`` is a `Heard`, ``engine`` what `engine_hears` found."""
+    given = recipe.load(RECIPES, [*overrides(job, folder, folds), *(QUICK if quick else ())])
+    name = f"{job.name}-{content_hash(given.config, 8)}"
+    scores, facts = out / f"{name}.npz", out / f"{name}.json"
+    if collect and not (scores.exists() and facts.exists()):
+        return None
+    if not (scores.exists() and facts.exists()):
+        trained = _trained(plan(given), out / "runs")
+        record = read(trained)
+        artifact = next(a for a in record.artifacts if a["format"] == "onnx")
+        hear(trained / artifact["path"], *test_streams(given, job), threads).save(scores)
+        row = {"run": trained.name, "bytes": artifact["bytes"], "gzip_bytes": artifact["gzip_bytes"]}
+        row |= {"parameters": record.size["parameters"], "fit_seconds": record.seconds["fit"]}
+        _write(facts, row)
+    heard = read_heard(scores)
+    row = {**json.loads(facts.read_text(encoding="utf-8")), "job": job, "heard": heard}
     if engine is not None and job.fold is not None:
-        row["engine"] = engine_verdicts(todo, job, out, engine)
+        row["engine"] = engine_verdicts(given, job, out, engine)
     missed = sum(peak < heard.threshold for peak in heard.peaks.values())
     alarms = sum(heard.alarms(name) for name in heard.tracks)
     print(f"  {job.name}: {missed} of {len(heard.peaks)} missed, {alarms} false alarms", flush=True)
     return row
 
 
-def engine_verdicts(todo: Plan, job: Job, out: Path, engine: str) -> dict[str, Any]:
+def engine_verdicts(given: recipe.Recipe, job: Job, out: Path, engine: str) -> dict[str, Any]:
     """What the engine hears in the job's test streams, which no training changes: kept in ``out`` by what they are."""
-    given = todo.config["data"]["init_args"]
-    path = out / f"{job.name}-engine-{content_hash([given[name] for name in TEST_AUDIO])}.json"
+    arguments = parsing.resolve(given)["data"]["init_args"]
+    path = out / f"{job.name}-engine-{content_hash([arguments[name] for name in TEST_AUDIO])}.json"
     if not path.exists():
-        positives, negatives = test_streams(todo, job)
-        found = engine_hears(engine, job.phrase, SENSITIVITIES, {**positives, **negatives})
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        positives, negatives = test_streams(given, job)
+        _write(path, engine_hears(engine, job.phrase, SENSITIVITIES, {**positives, **negatives}))
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def overrides(job: Job, folder: Path, folds: int) -> list[str]:
@@ -137,9 +158,9 @@ def _trained(todo: Plan, runs: Path) -> Path:
     return experiment.run(todo.recipe, runs)
 
 
-def test_streams(todo: Plan, job: Job) -> tuple[dict[str, Stream], dict[str, Stream]]:
+def test_streams(given: recipe.Recipe, job: Job) -> tuple[dict[str, Stream], dict[str, Stream]]:
     """Recordings of the phrase by file, and what holds none by name; of the synthesised hours each fold has its own."""
-    data = parsing.build(todo.config, todo.recipe).data
+    data = parsing.build(parsing.resolve(given), given).data
     assert isinstance(data, WakeWords)
     data.setup("test")
     positives: dict[str, Stream] = {}
@@ -149,7 +170,7 @@ def test_streams(todo: Plan, job: Job) -> tuple[dict[str, Stream], dict[str, Str
         if isinstance(stream, Clip):
             positives[_file(data, number)] = stream
         elif isinstance(stream, Joined):
-            negatives["recordings" if job.fold is None else f"recordings {job.fold}"] = stream
+            negatives[PEOPLE if job.fold is None else f"{PEOPLE} {job.fold}"] = stream
         else:
             if job.fold is None or hours % data.folds == job.fold:
                 negatives[f"synthesised hour {hours}"] = stream
@@ -167,47 +188,71 @@ def _file(data: WakeWords, number: int) -> str:
 def summary(rows: Sequence[Mapping[str, Any]], with_engine: bool) -> dict[str, Any]:
     """Pooled numbers of one phrase, as plain data."""
     people = [row for row in rows if row["job"].fold is not None]
-    groups = {"people": people, "synthesis": [row for row in rows if row["job"].fold is None]}
-    systems: dict[str, Any] = {}
-    caught: dict[str, dict[str, bool]] = {}  # by system and recording
-    for source, members in groups.items():
+    engines = {value: _engine(people, f"{value:g}") for value in SENSITIVITIES if with_engine and people}
+    systems = {f"engine at {value:g}": counted(*found) for value, found in engines.items()}
+    tests = []
+    for source in SOURCES:
+        members = [row for row in rows if (row["job"].fold is None) == (source == "synthesis")]
+        if not members:
+            continue
         heard = [row["heard"] for row in members]
-        own = {file: peak >= one.threshold for one in heard for file, peak in one.peaks.items()}
-        alarms = {name: one.alarms(name) for one in heard for name in one.tracks}
-        hours = {name: one.hours(name) for one in heard for name in one.tracks}
-        zero = false_alarms([track for one in heard for track in one.tracks.values()], heard[0].frame_s).highest_over(0)
-        best = {file: peak > zero for one in heard for file, peak in one.peaks.items()}
-        none = dict.fromkeys(alarms, 0)
-        for name, outcome, counts in ((source, own, alarms), (f"{source}, no false alarm here", best, none)):
-            systems[name], caught[name] = counted(outcome, counts, hours), outcome
+        points = _points(heard, {value: sum(found[1].values()) for value, found in engines.items()})
+        for name, thresholds in points.items():
+            outcome = {f: p >= at for one, at in zip(heard, thresholds, strict=True) for f, p in one.peaks.items()}
+            alarms = {n: one.alarms(n, at) for one, at in zip(heard, thresholds, strict=True) for n in one.tracks}
+            hours = {n: one.hours(n) for one in heard for n in one.tracks}
+            systems[f"{source}{name}"] = counted(outcome, alarms, hours)
+            for value, (theirs, _, _) in engines.items():
+                if name.endswith(f"at {value:g}") or "engine" not in name:
+                    only_ours, only_engine, p = mcnemar(*_paired(outcome, theirs))
+                    tests.append({"ours": f"{source}{name}", "engine": value, "only_ours": only_ours,
+                                  "only_engine": only_engine, "p": p})  # fmt: skip
         systems[source] |= {
             "bytes": max(row["bytes"] for row in members), "gzip_bytes": max(row["gzip_bytes"] for row in members),
-            "parameters": members[0]["parameters"], "fit_seconds": [round(row["seconds"]) for row in members],
+            "parameters": members[0]["parameters"], "fit_seconds": [round(row["fit_seconds"]) for row in members],
             "runs": [row["run"] for row in members], "thresholds": [one.threshold for one in heard],
+            "folds": [row["job"].fold for row in members],
             "missed_by_fold": [sum(p < one.threshold for p in one.peaks.values()) for one in heard],
         }  # fmt: skip
-    tests = []
-    for value in SENSITIVITIES if with_engine else ():
-        name, key = f"engine at {value:g}", f"{value:g}"
-        outcome = {f: bool(row["engine"]["events"][f][key]) for row in people for f in row["heard"].peaks}
-        alarms = {n: len(row["engine"]["events"][n][key]) for row in people for n in row["heard"].tracks}
-        hours = {n: row["heard"].hours(n) for row in people for n in row["heard"].tracks}
-        systems[name] = counted(outcome, alarms, hours) | {"version": people[0]["engine"]["version"]}
-        for ours, mine in caught.items():
-            only_ours, only_engine, p = mcnemar(*_paired(mine, outcome))
-            tests.append({"ours": ours, "engine": value, "only_ours": only_ours, "only_engine": only_engine, "p": p})
-    return {"systems": systems, "mcnemar": tests}
+    version = people[0]["engine"]["version"] if engines else None
+    return {"systems": systems, "mcnemar": tests, "engine": version}
+
+
+def _engine(people: Sequence[Mapping[str, Any]], key: str) -> Counts:
+    """Outcome by recording, alarms and hours by stream at one sensitivity."""
+    outcome = {f: bool(row["engine"]["events"][f][key]) for row in people for f in row["heard"].peaks}
+    alarms = {n: len(row["engine"]["events"][n][key]) for row in people for n in row["heard"].tracks}
+    return outcome, alarms, {n: row["heard"].hours(n) for row in people for n in row["heard"].tracks}
+
+
+def _points(heard: Sequence[Heard], engines: Mapping[float, int]) -> dict[str, list[float]]:
+    """Thresholds by operating point: each network's own from validation, and, one for all networks, the lowest with so
+    many alarms on these same negatives: points of a curve, which a test may not choose."""
+    tracks = {name: track for one in heard for name, track in one.tracks.items()}
+    spoken = [track for name, track in tracks.items() if name.startswith(PEOPLE)]
+
+    def lowest(negatives: Sequence[NDArray], alarms: int) -> list[float]:
+        over = false_alarms(negatives, heard[0].frame_s).highest_over(alarms)
+        return [float(np.nextafter(np.float32(over), np.float32(2)))] * len(heard)
+
+    found = {"": [one.threshold for one in heard], ", no false alarm": lowest(list(tracks.values()), 0)}
+    found[", none on people"] = lowest(spoken, 0)
+    for value, alarms in engines.items():
+        found[f", alarms as engine at {value:g}"] = lowest(list(tracks.values()), alarms)
+    return found
 
 
 def _paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> list[torch.Tensor]:
-    return [torch.tensor([side[file] for file in sorted(first)]) for side in (first, second)]
+    """Outcomes of the recordings that both have met."""
+    files = sorted(first.keys() & second.keys())
+    return [torch.tensor([side[file] for file in files], dtype=torch.bool) for side in (first, second)]
 
 
 def counted(outcome: Mapping[str, bool], alarms: Mapping[str, int], hours: Mapping[str, float]) -> dict[str, Any]:
     """Misses and false alarms with exact intervals, and the files that were missed."""
     missed = sorted(file for file, hit in outcome.items() if not hit)
     seen, total = sum(alarms.values()), sum(hours.values())
-    people = [name for name in alarms if name.startswith("recordings")]
+    people = [name for name in alarms if name.startswith(PEOPLE)]
     return {
         "frr": share(len(missed), len(outcome)).to_dict(),
         "missed": missed,
@@ -247,15 +292,17 @@ def report(result: Mapping[str, Any]) -> Iterator[str]:
                 f"engine {test['only_engine']}, p = {test['p']:.2g}"
             )
     yield ""
-    yield "thresholds are from validation; 'no false alarm here': one for all folds, the lowest without one on them"
+    yield "thresholds are from validation; after a comma: one for all folds, the lowest with so many alarms on it"
 
 
 def _sizes(systems: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    for source in ("people", "synthesis"):
+    for source in SOURCES:
+        if source not in systems:
+            continue
         system = systems[source]
         reached = "reached" if system["bytes"] < MODEL_BYTES else "MISSED"
         yield (
             f"{source}: {system['parameters']:,} parameters, model.onnx {system['bytes']:,} bytes "
             f"({system['gzip_bytes']:,} gzipped), target {MODEL_BYTES:,}: {reached}; missed by fold "
-            f"{system['missed_by_fold']}; fit {system['fit_seconds']} s"
+            f"{system['missed_by_fold']} (folds {system['folds']}); fit {system['fit_seconds']} s"
         )

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=GROUPS,
         help=f"accuracy: {', '.join(GROUPS)}; default all, in this order",
     )
-    wakeword.add_argument("--collect", action="store_true", help="accuracy: train nothing, compare what is finished")
+    wakeword.add_argument("--collect", action="store_true", help="accuracy, people: no training, what is finished")
     wakeword.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
     wakeword.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
     wakeword.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from; speed: the models")
