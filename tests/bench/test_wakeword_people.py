@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data.recordings import write_folder, write_tone
 from lightsleeper.bench import wakeword_people as people
 from lightsleeper.bench.wakeword_verdicts import Heard, engine_hears, hear, read_heard
 from lightsleeper.data.streams import HOP
+from lightsleeper.data.wake_recordings import find_takes, split_takes
 from lightsleeper.deploy.export import export
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.events import smoothed
@@ -178,3 +180,42 @@ def test_without_recordings_it_says_where_they_are_looked_for(tmp_path: Path, mo
     monkeypatch.setenv(people.DATA, str(tmp_path))
     with pytest.raises(UserError, match="no wake_words/manifest.csv there"):
         people.run(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_second_call_trains_nothing_again(
+    tmp_path: Path, corpus_cache: None, engine: str, monkeypatch: pytest.MonkeyPatch
+):
+    write_folder(tmp_path / "wake_words", ["jarvis", "other"], ["a", "b", "c", "d", "e"])
+    for number in range(10):
+        write_tone(tmp_path / "coffee_orders" / f"{number}.wav", 1.0, 200 + 10 * number)
+    monkeypatch.setenv(people.DATA, str(tmp_path))
+    monkeypatch.setattr(people, "QUICK", (*people.QUICK, "--run.parity_inputs=2"))
+    with pytest.raises(UserError, match="no training is finished"):
+        people.run(tmp_path / "out", quick=True, collect=True)
+    found = people.run(tmp_path / "out", engine=engine, quick=True)["phrases"]["jarvis"]
+    ours = found["systems"]["people"]
+    assert ours["frr"]["n"] == found["systems"]["synthesis"]["frr"]["n"] == 10
+    assert ours["folds"] == [0, 1]
+    # ten orders and ten takes of other words, each in one fold, and the synthesised hour
+    assert ours["hours_people"] == pytest.approx((10 * 1.5 + 10 * 0.9) / 3600, rel=0.1)
+    assert ours["hours"] == pytest.approx(ours["hours_people"] + 0.1, rel=0.01)
+    runs = set((tmp_path / "out" / "runs").glob("*/*"))
+    assert len(runs) == 3
+    again = people.run(tmp_path / "out", quick=True, collect=True)["phrases"]["jarvis"]
+    assert again["systems"]["people"] == ours
+    assert set((tmp_path / "out" / "runs").glob("*/*")) == runs
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("phrase", "takes"), [("jarvis", 384), ("smart mirror", 369)])
+def test_five_folds_test_every_recording_once(phrase: str, takes: int, real_data: Path):
+    found = find_takes(phrase, real_data / "wake_words", "manifest.csv", [real_data / "coffee_orders"])
+    splits = [split_takes(found, range(len(found)), people.FOLDS, fold, 0.15, 0) for fold in range(people.FOLDS)]
+    tested = [clip for positives, _, _ in splits for clip in positives["test"]]
+    assert len(tested) == len(set(tested)) == takes
+    heard = [clip for _, negatives, _ in splits for clip in negatives["test"]]
+    assert len(heard) == len(set(heard)) == len(found) - takes
+    for positives, _, by in splits:
+        assert by == "clips"
+        assert not set(positives["train"] + positives["val"]) & set(positives["test"])
