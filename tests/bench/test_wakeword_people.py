@@ -183,9 +183,8 @@ def test_without_recordings_it_says_where_they_are_looked_for(tmp_path: Path, mo
 
 
 @pytest.mark.slow
-def test_a_second_call_trains_nothing_again(
-    tmp_path: Path, corpus_cache: None, engine: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_second_call_trains_nothing_again(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
     write_folder(tmp_path / "wake_words", ["jarvis", "other"], ["a", "b", "c", "d", "e"])
     for number in range(10):
         write_tone(tmp_path / "coffee_orders" / f"{number}.wav", 1.0, 200 + 10 * number)
