@@ -40,7 +40,8 @@ MODEL_BYTES = 200_000  # the target
 RECIPES = ("wakeword_repcnn", "overlays/wakeword_recordings")
 QUICK = (
     "--trainer.max_epochs=1", "--data.clips_per_epoch=128", "--data.train_keywords=60", "--data.train_near=60",
-    "--data.train_speech=120", "--data.val_hours=0.1", "--data.val_keywords=10", "--data.test_hours=0.1", "--model.width=8",
+    "--data.train_speech=120", "--data.val_hours=0.1", "--data.val_keywords=10", "--data.test_hours=0.1",
+    "--model.width=8",
 )  # fmt: skip
 DATA = "LIGHTSLEEPER_REAL_DATA"
 TEST_AUDIO = (
