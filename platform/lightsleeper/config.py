@@ -18,9 +18,12 @@ class RunConfig:
 
     stages: list[Stage] = field(default_factory=lambda: list(STAGES))
     """Stages to go through, in this order: fit, finalize, test, export, benchmark. Later ones need the model of fit."""
-    formats: list[Literal["onnx", "packed", "coreml", "transformers"]] = field(default_factory=lambda: ["onnx"])
+    formats: list[Literal["onnx", "packed", "coreml", "transformers", "onnx_int8", "litert_int8"]] = field(
+        default_factory=lambda: ["onnx"]
+    )
     """File formats the finalized model is exported to: onnx; packed, its weights with clustered ones as tables and
-    indices of a few bits; coreml, a zipped package, palettised; transformers, a folder for `from_pretrained`."""
+    indices of a few bits; coreml, a zipped package, palettised; transformers, a folder for `from_pretrained`;
+    onnx_int8 and litert_int8, wake words quantised for small devices, judged on the test streams."""
     monitor: str | None = None
     """Validation metric that picks the checkpoint to ship, such as val/auc_hard. None ships the last epoch."""
     mode: Literal["max", "min"] = "max"

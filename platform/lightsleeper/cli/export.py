@@ -15,7 +15,7 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser, onnx=False)
-    formats = "onnx, packed, coreml, transformers; default: onnx"
+    formats = "onnx, packed, coreml, transformers, onnx_int8, litert_int8; default: onnx"
     parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help=formats)
     parser.add_argument("--out", metavar="DIR", help="folder to write to; default: ./export-<run id>")
     parser.add_argument("--parity-inputs", type=positive, default=64, metavar="N", help="inputs compared, default 64")

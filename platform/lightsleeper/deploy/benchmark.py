@@ -56,16 +56,30 @@ def benchmark(
     timed: list[dict[str, Any]] = []
     with machine_lock(tell=tell):
         for artifact in artifacts:
-            if artifact["format"] != "onnx":
-                timed.append(dict(artifact))
-                continue
             path = Path(folder) / Path(artifact["path"]).name
-            timed.append({**artifact, "latency": latencies(graphs[path.stem], path, counts, repeats)})
+            graph = graphs.get(path.stem.removesuffix("_int8"))
+            if artifact["format"] in ("onnx", "onnx_int8") and graph is not None:
+                timed.append({**artifact, "latency": latencies(graph, path, counts, repeats)})
+            elif artifact["format"] == "litert_int8":
+                outputs = artifact["device"]["outputs"]
+                timed.append({**artifact, "latency": _litert_latency(path, outputs, graphs, repeats)})
+            else:
+                timed.append(dict(artifact))
         headline = next(iter(graphs.values()))
         size = size_of(model)
         if any(artifact["format"] == "onnx" for artifact in artifacts):
             size["peak_memory_bytes"] = peak_memory(Path(folder) / f"{headline.name}.onnx", headline)
     return timed, size
+
+
+def _litert_latency(path: Path, outputs: int, graphs: Mapping[str, ExportGraph], repeats: int) -> list[Row]:
+    """One hop a call, one thread, without the front end, which is not in the file."""
+    from lightsleeper.deploy.litert import LiteRTNetwork
+
+    facts = graphs[path.stem.removesuffix("_int8")].metadata
+    hop_ms = 1000 * int(facts["hop_samples"]) / int(facts["sample_rate"])
+    times_ms = LiteRTNetwork(path, outputs).times_ms(repeats)
+    return [_row("hop without front end", hop_ms, "zeros", 1, times_ms)]
 
 
 def latencies(graph: ExportGraph, path: Path, threads: Sequence[int], repeats: int = REPEATS) -> list[Row]:
@@ -77,22 +91,24 @@ def latencies(graph: ExportGraph, path: Path, threads: Sequence[int], repeats: i
             inputs, content = bench_inputs(graph, chunk_ms)
             feeds = {name: value.numpy() for name, value in inputs.items()}
             times_ms = time_calls(lambda: session.run(feeds), repeats)  # noqa: B023 - called before the next round
-            p50, p90, p99 = np.percentile(times_ms, [50, 90, 99]).tolist()
-            rows.append(
-                {
-                    "per": graph.per,
-                    "chunk_ms": chunk_ms,
-                    "content": content,
-                    "threads": count,
-                    "p50_ms": p50,
-                    "p90_ms": p90,
-                    "p99_ms": p99,
-                    "rtf": p50 / chunk_ms if chunk_ms else None,
-                    "repeats": len(times_ms),
-                    "fingerprint": str(fingerprint()["id"]),
-                }
-            )
+            rows.append(_row(graph.per, chunk_ms, content, count, times_ms))
     return rows
+
+
+def _row(per: str, chunk_ms: float | None, content: str, threads: int, times_ms: Sequence[float]) -> Row:
+    p50, p90, p99 = np.percentile(times_ms, [50, 90, 99]).tolist()
+    return {
+        "per": per,
+        "chunk_ms": chunk_ms,
+        "content": content,
+        "threads": threads,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "rtf": p50 / chunk_ms if chunk_ms else None,
+        "repeats": len(times_ms),
+        "fingerprint": str(fingerprint()["id"]),
+    }
 
 
 def _chunks_ms(graph: ExportGraph) -> tuple[float | None, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,18 +21,29 @@ from lightsleeper.deploy.parity import ParityError, prove
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.models.family import ExportGraph, Family
 
+if TYPE_CHECKING:
+    from lightsleeper.deploy.small import Streams
+
 __all__ = ["FORMATS", "OPSET", "ParityError", "export"]
 
-FORMATS = ("onnx", "packed", "coreml", "transformers")
+FORMATS = ("onnx", "packed", "coreml", "transformers", "onnx_int8", "litert_int8")
+INT8 = ("onnx_int8", "litert_int8")
 PACKED = "packed.safetensors"
 TRANSFORMERS = "transformers"  # folder
 OPSET = 18
 
 
-def export(model: Family, folder: Path, formats: Sequence[str], parity_inputs: int = 64) -> list[dict[str, Any]]:
+def export(
+    model: Family,
+    folder: Path,
+    formats: Sequence[str],
+    parity_inputs: int = 64,
+    streams: "Streams | None" = None,
+) -> list[dict[str, Any]]:
     """Write ``model`` to ``folder`` in each of ``formats``: as ``onnx`` every graph of ``model.export_spec()``, the
     headline graph first; behind them as ``packed`` all weights in one file, as ``coreml`` every graph once more (see
-    ``deploy.packed``, ``deploy.palettized``).
+    ``deploy.packed``, ``deploy.palettized``); as ``onnx_int8`` and ``litert_int8`` the headline graph quantised, which
+    needs ``streams`` to calibrate and judge it (``deploy.small``).
 
     ``model`` is a finalized one (CPU, float32, eval). Returns the record's ``artifacts`` entries, paths relative to
     ``folder``. Raises ParityError when a file differs from the model, UserError for an unknown format, a graph that
@@ -45,7 +56,13 @@ def export(model: Family, folder: Path, formats: Sequence[str], parity_inputs: i
         artifacts.append(_export_packed(model, folder))
     if "coreml" in formats:
         artifacts += [_export_coreml(graph, folder) for graph in model.export_spec()]
-    return artifacts + ([_export_transformers(model, folder)] if "transformers" in formats else [])
+    if "transformers" in formats:
+        artifacts.append(_export_transformers(model, folder))
+    if quantized := [name for name in formats if name in INT8]:
+        from lightsleeper.deploy.small import export_small
+
+        artifacts += export_small(model, folder, quantized, streams, artifacts)
+    return artifacts
 
 
 def check_formats(formats: Sequence[str]) -> None:

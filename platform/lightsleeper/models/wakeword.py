@@ -118,7 +118,7 @@ class WakeWord(Family):
         self.chain = Chain(*self._front, *layers)
         del self._front
         self._architecture.update(architecture)
-        self.metric = self._new_metric()
+        self.metric = self.new_metric()
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._architecture)
@@ -198,7 +198,8 @@ class WakeWord(Family):
 
     # Evaluation on streams.
 
-    def _new_metric(self) -> FRRAtFalseAlarms:
+    def new_metric(self) -> FRRAtFalseAlarms:
+        """What judges scores of this family on streams."""
         return FRRAtFalseAlarms(
             self.fa_per_hour, self.frame_s, self.smoothing_frames, self.refractory_s, self.tolerance_s
         )
@@ -269,7 +270,7 @@ class WakeWord(Family):
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Threshold at the target of false alarms an hour on the validation streams."""
-        metric, self._state = self._new_metric(), None
+        metric, self._state = self.new_metric(), None
         for batch in batches:
             self._follow(batch, metric)
         self._state = None

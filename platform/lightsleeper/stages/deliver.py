@@ -21,6 +21,7 @@ from lightsleeper.deploy import export as exports
 from lightsleeper.deploy import finalize as deliverables
 from lightsleeper.deploy import parity
 from lightsleeper.deploy.runtime import OnnxModel
+from lightsleeper.deploy.small import Streams
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Family
@@ -109,7 +110,8 @@ def test(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
 def export(parts: Parts, folder: Path) -> Fields:
     """Write the files of `run.formats`, prove them equal, score some test rows with the headline graph."""
     model = deliverables.load_model(folder / EXPORT)
-    artifacts = exports.export(model, folder / EXPORT, parts.run.formats, parts.run.parity_inputs)
+    streams = data_streams(parts.data) if set(parts.run.formats) & set(exports.INT8) else None
+    artifacts = exports.export(model, folder / EXPORT, parts.run.formats, parts.run.parity_inputs, streams)
     if "transformers" in parts.run.formats and (save := getattr(parts.data, "save_tokenizer", None)):
         save(folder / EXPORT / exports.TRANSFORMERS)
     for artifact in artifacts:
@@ -118,6 +120,18 @@ def export(parts: Parts, folder: Path) -> Fields:
     if headline and (compared := _compare_scores(model, parts, folder / headline["path"])):
         headline["parity"]["test_rows"] = compared
     return {"artifacts": artifacts, "size": benchmarks.size_of(model)}
+
+
+def data_streams(data: L.LightningDataModule) -> Streams:
+    """Validation and test streams of ``data``, rendered at each call."""
+
+    def test_sets() -> dict[str, Any]:
+        data.prepare_data()
+        data.setup("test")
+        loaders = _list(data.test_dataloader())
+        return dict(zip(getattr(data, "test_names", [""]), loaders, strict=True))
+
+    return Streams(lambda: _batches(data, torch.device("cpu")), test_sets)
 
 
 def benchmark(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:

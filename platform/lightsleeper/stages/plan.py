@@ -17,6 +17,7 @@ from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.config import RunConfig, TrackingConfig
 from lightsleeper.data.cache import cache_folder, cache_path, free_bytes
+from lightsleeper.deploy.small import check_small
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.models.family import Family
 from lightsleeper.reader import Reader
@@ -33,6 +34,8 @@ FORMAT_PACKAGES: dict[str, tuple[str, ...]] = {
     "packed": (),
     "transformers": ("transformers",),
     "coreml": ("coremltools",),
+    "onnx_int8": ("onnx", "onnxscript", "onnxruntime"),
+    "litert_int8": ("litert_torch", "ai_edge_quantizer"),
 }
 
 
@@ -155,6 +158,8 @@ def check_model(family: type, settings: RunConfig) -> None:
                 f"run.stages: {stage} needs {family.__name__}.{method}(), which it does not define"
                 f" (see lightsleeper.models.family.Family); without {stage} it can run."
             )
+    if "export" in settings.stages:
+        check_small(family, settings.formats, "run.formats: ")
     own = getattr(family, "save_transformers", None) not in (None, Family.save_transformers)
     if "export" in settings.stages and "transformers" in settings.formats and not own:
         raise UserError(f"run.formats: transformers needs a network of that library, which {family.__name__} is not.")

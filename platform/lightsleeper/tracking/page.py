@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from lightsleeper.tracking.record import Measured, Record, status_of
+from lightsleeper.tracking.record import Artifact, Measured, Record, status_of
 from lightsleeper.tracking.runs import runs_root
 
 METRICS_SHOWN = 12  # about half a screen; `show --all` has the rest
@@ -147,12 +147,26 @@ def _latency(record: Record) -> list[tuple[str, str]]:
         difference = artifact.get("parity", {}).get("max_abs_diff")
         proof = "" if difference is None else f", equals the model to {difference:.1e}"
         rows.append((artifact.get("path", "?"), f"{artifact.get('format')} {artifact.get('precision')}, {size}{proof}"))
+        rows += _on_device(artifact, record.headline)
         for row in artifact.get("latency", []):
             per = f"{row['chunk_ms']:.0f} ms {row['per']}" if row.get("chunk_ms") else str(row.get("per"))
             times = f"p50 {row.get('p50_ms', 0):.2f}, p90 {row.get('p90_ms', 0):.2f}, p99 {row.get('p99_ms', 0):.2f} ms"
             factor = f", {row['rtf']:.4f} of real time" if row.get("rtf") is not None else ""
             rows.append((f"  {per}, {row.get('threads')} thread(s)", times + factor))
     return rows
+
+
+def _on_device(artifact: Artifact, headline: Sequence[str]) -> list[tuple[str, str]]:
+    """What a quantised file hears, beside the float one, and what it asks of a device."""
+    if not (device := artifact.get("device")):
+        return []
+    metrics = artifact.get("metrics", {})
+    rows = [(f"  {name}", measured(metrics[name])) for name in headline if name in metrics]
+    if against := artifact.get("against_float"):
+        rows.append(("  against float", f"lost {against['lost']}, found {against['found']}, p {number(against['p'])}"))
+    arena = f", {byte_text(device['arena_bytes'])} of arena" if device.get("arena_bytes") else ""
+    macs = f"{device['macs_per_second'] / 1e6:.2f} million MACs a second"
+    return [*rows, ("  on a device", f"{byte_text(device['state_bytes'])} of state{arena}, {macs}")]
 
 
 def _places(record: Record, folder: Path) -> list[tuple[str, str]]:

@@ -67,6 +67,14 @@ class Artifact(TypedDict, total=False):
     """What a file of tables and indices holds. packed: `payload_bytes`, `clustered` tensors and their layouts, the
     `share` of bytes; coreml: `package_bytes`, how many weights are `palettized`."""
     metrics: dict[str, Measured]
+    """Of the file itself, on the run's test set."""
+    threshold: dict[str, Any]
+    """int8: {value, target} of its own, from the validation streams."""
+    against_float: dict[str, Any]
+    """int8, keyword by keyword: {lost, found, p, method}."""
+    device: dict[str, Any]
+    """int8: `frontend`, `state_bytes`, `macs_per_second`, `frontend_macs_per_second`; litert: `arena_bytes`, `input` and
+    `states` with their scales, `c_array` (files beside it)."""
     latency: list[Latency]
 
 
