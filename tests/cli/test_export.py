@@ -13,8 +13,8 @@ def test_a_run_is_found_however_it_is_named(cli, tmp_path, name, monkeypatch):
     folder = tiny_runs() / "tiny" / RUN
     given = []
 
-    def export(model, out, formats, parity_inputs):
-        given.append((model.frame.weight, out, formats, parity_inputs))
+    def export(model, out, formats, parity_inputs, streams):
+        given.append((model.frame.weight, out, formats, parity_inputs, streams))
         return []
 
     monkeypatch.setattr("lightsleeper.deploy.export.export", export)
@@ -22,7 +22,7 @@ def test_a_run_is_found_however_it_is_named(cli, tmp_path, name, monkeypatch):
     assert cli("export", name, "--runs-dir", str(tiny_runs()), "--out", str(tmp_path), "--parity-inputs", "1").code == 0
     ((weight, *arguments),) = given
     assert torch.equal(weight, load_file(folder / "export" / "model.safetensors")["frame.weight"])
-    assert arguments == [tmp_path, ["onnx"], 1]
+    assert arguments == [tmp_path, ["onnx"], 1, None]
 
 
 def test_it_writes_what_the_run_wrote(cli, tmp_path):
@@ -50,7 +50,8 @@ def test_the_report_states_size_and_proof(cli, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["nowhere"], "no run 'nowhere'"),
-        ([RUN, "--formats", "tflite"], "cannot export to 'tflite'. Valid: coreml, onnx, packed, transformers."),
+        ([RUN, "--formats", "tflite"], "cannot export to 'tflite'. Valid: coreml, litert_int8, onnx, onnx_int8, "),
+        (["export", "--formats", "onnx_int8"], "onnx_int8 is for wake-word detectors, which TinyMatcher is not"),
         ([RUN, "--formats", "onx"], "Did you mean 'onnx'?"),
         ([RUN, "--parity-inputs", "0"], "expected a whole number of at least 1, got '0'"),
         ([RUN, "--out", __file__], "cannot write"),

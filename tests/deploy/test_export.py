@@ -74,7 +74,7 @@ def test_a_file_that_differs_fails_the_export_and_leaves_the_old_one(matcher, ex
 def test_formats_that_do_not_exist_are_refused_first(matcher, tmp_path):
     with pytest.raises(UserError, match="cannot export to 'onx'. Did you mean 'onnx'"):
         export(matcher, tmp_path, ["onnx", "onx"])
-    with pytest.raises(UserError, match="Valid: coreml, onnx, packed, transformers"):
+    with pytest.raises(UserError, match="Valid: coreml, litert_int8, onnx, onnx_int8, packed, transformers"):
         export(matcher, tmp_path, ["int8"])
     with pytest.raises(UserError, match="no export format"):
         export(matcher, tmp_path, [])

@@ -2,10 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightsleeper.cli.sources import add_source, locate, positive
 from lightsleeper.errors import UserError
+
+if TYPE_CHECKING:
+    from lightsleeper.deploy.small import Streams
 
 HELP = (
     "Export the finalized model of a run again: one ONNX file per graph, packed weights, checked against the model "
@@ -24,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     folder = locate(args.source, args.runs_dir)
-    from lightsleeper.deploy.export import check_formats, export
+    from lightsleeper.deploy.export import INT8, check_formats, export
 
     check_formats(args.formats)
     from lightsleeper.deploy.finalize import load_model
@@ -34,7 +37,8 @@ def main(args: argparse.Namespace) -> int:
     own = folder if folder.name == "export" else folder / "export"
     if out.resolve() == own.resolve():
         raise UserError(f"--out {out} holds the files that the record of {run_id} describes; give another folder.")
-    artifacts = export(load_model(folder), out, args.formats, args.parity_inputs)
+    streams = run_streams(folder) if set(args.formats) & set(INT8) else None
+    artifacts = export(load_model(folder), out, args.formats, args.parity_inputs, streams)
     if args.json:
         import json
 
@@ -46,6 +50,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_streams(folder: Path) -> "Streams":
+    """The streams that a run was validated and tested on, from its recipe; raises UserError for any other folder."""
+    recipe = (folder.parent if folder.name == "export" else folder) / "recipe.yaml"
+    if not recipe.is_file():
+        raise UserError(f"{folder} is no run's: int8 files are calibrated on the streams of the run's recipe.")
+    from lightsleeper.cli.evaluate import recipe_data
+    from lightsleeper.stages.deliver import data_streams
+
+    return data_streams(recipe_data([str(recipe)]))
+
+
 def _proof(artifact: dict[str, Any]) -> str:
     parity = artifact["parity"]
     if artifact["format"] == "packed":
@@ -55,7 +70,20 @@ def _proof(artifact: dict[str, Any]) -> str:
         return "all weights equal"
     if artifact["format"] == "coreml":
         return f"{artifact['packed']['palettized']} weights as tables and indices, converted but not run"
+    if artifact["precision"] == "int8":
+        return _heard(artifact)
     return (
         f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs, "
         f"{parity['max_scaled_diff']:.2g} of the value (accepted {parity['tolerance']:g})"
     )
+
+
+def _heard(artifact: dict[str, Any]) -> str:
+    """What an int8 file makes of the test streams."""
+    from lightsleeper.tracking.page import measured
+
+    metrics, against = artifact["metrics"], artifact["against_float"]
+    rates = ", ".join(
+        f"{name} {measured(metrics[name])}" for name in ("test/frr", "test/fa_per_hour") if name in metrics
+    )
+    return f"{rates}; against float lost {against['lost']} keywords, found {against['found']} (p {against['p']:.2g})"

@@ -120,7 +120,7 @@ def _reader(feeds: Iterable[Feed]) -> Any:
         def __init__(self) -> None:
             self.feeds = iter(feeds)
 
-        def get_next(self) -> Feed | None:  # type: ignore[override]
+        def get_next(self) -> Feed | None:
             return next(self.feeds, None)
 
     return Reader()

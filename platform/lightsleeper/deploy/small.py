@@ -1,7 +1,7 @@
 """Wake words on small devices: int8 files, quantised after folding and judged by what they hear, not by parity.
 
-Ranges of activations and thresholds come from the run's validation streams; the test streams only judge. There the float
-model hears the same hours, so its numbers lie beside those of the int8 files, keyword by keyword (McNemar).
+Ranges of activations and thresholds come from the run's validation streams; the test streams only judge. There the
+float model hears the same hours, so its numbers lie beside those of the int8 files, keyword by keyword (McNemar).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -118,12 +118,16 @@ def export_small(
     if streams is None:
         raise UserError(f"{' and '.join(formats)}: the validation streams of the run are needed, export a whole run.")
     folded = detached_copy(model).eval()
-    put(folded, folds(folded))
+    left = folds(folded)  # nothing, where FoldOnExport has done its work
+    put(folded, left)
     graph = folded.export_spec()[0]
-    written: dict[str, tuple[StreamModel, dict[str, Any]]] = {}
-    for name in formats:
-        written[name] = _WRITERS[name](folded, graph, folder, streams)
     plain = next((entry for entry in artifacts if entry["format"] == "onnx"), None)
+    source = None if left or plain is None else folder / Path(plain["path"]).name
+    written: dict[str, tuple[StreamModel, dict[str, Any]]] = {}
+    if "onnx_int8" in formats:
+        written["onnx_int8"] = _write_onnx(folded, graph, folder, streams, source)
+    if "litert_int8" in formats:
+        written["litert_int8"] = _write_litert(folded, graph, folder, streams)
     standard = TorchStream(model) if plain is None else open_file(model, folder / Path(plain["path"]).name)
     thresholds = {
         name: metric.threshold()
@@ -217,14 +221,16 @@ def split(model: WakeWord) -> tuple[Chain, Chain]:
 
 
 def _write_onnx(
-    model: WakeWord, graph: ExportGraph, folder: Path, streams: Streams
+    model: WakeWord, graph: ExportGraph, folder: Path, streams: Streams, source: Path | None
 ) -> tuple[StreamModel, dict[str, Any]]:
+    """``source``: the float file of the very graph; None: there is none."""
     from lightsleeper.deploy.onnx_int8 import write_int8
 
     path = folder / f"{graph.name}_int8.onnx"
     with TemporaryDirectory() as temporary:
-        source = Path(temporary) / "float.onnx"
-        write_onnx(graph, source)
+        if source is None:
+            source = Path(temporary) / "float.onnx"
+            write_onnx(graph, source)
         float_file = open_file(model, source)
         feeds = _onnx_feeds(float_file, calibration(streams.validation()))
         facts = write_int8(source, path, dict(graph.module.named_parameters()), feeds)
@@ -277,29 +283,24 @@ def _write_litert(
     return Fronted(front, file, graph.metadata), {"path": path, "device": {**device, **macs(model)}}
 
 
-_WRITERS = {"onnx_int8": _write_onnx, "litert_int8": _write_litert}
-
-
 def macs(model: WakeWord) -> dict[str, int]:
-    """Multiply-accumulates of a second of audio: of the network, and of a front end by matrix products, as in a file."""
+    """Multiply-accumulates of a second of audio: of the network, and of a front end by matrix products."""
     front, network = split(model)
     seconds = torch.zeros(1, 16_000 // model.hop_samples * model.hop_samples)
     with torch.no_grad():
         features = front(seconds)
         with FlopCounterMode(display=False) as counter:
             network(features)
-        mel = front.layers[0].log_mel  # type: ignore[union-attr]
+        mel: Any = front.layers[0].log_mel
         with FlopCounterMode(display=False) as front_counter:
-            mel.spectrum(torch.zeros(1, features.shape[2], mel.window)) @ mel.bank  # type: ignore[operator]
+            mel.spectrum(torch.zeros(1, features.shape[2], mel.window)) @ mel.bank
     return {
         "macs_per_second": counter.get_total_flops() // 2,
         "frontend_macs_per_second": front_counter.get_total_flops() // 2,
     }
 
 
-def _finished(
-    name: str, folder: Path, entry: dict[str, Any], threshold: float, graph: ExportGraph
-) -> dict[str, Any]:
+def _finished(name: str, folder: Path, entry: dict[str, Any], threshold: float, graph: ExportGraph) -> dict[str, Any]:
     """The file with its threshold, and its entry of the record."""
     path: Path = entry["path"]
     if name == "onnx_int8":

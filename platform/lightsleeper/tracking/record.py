@@ -73,8 +73,8 @@ class Artifact(TypedDict, total=False):
     against_float: dict[str, Any]
     """int8, keyword by keyword: {lost, found, p, method}."""
     device: dict[str, Any]
-    """int8: `frontend`, `state_bytes`, `macs_per_second`, `frontend_macs_per_second`; litert: `arena_bytes`, `input` and
-    `states` with their scales, `c_array` (files beside it)."""
+    """int8: `frontend`, `state_bytes`, `macs_per_second`, `frontend_macs_per_second`; litert: `arena_bytes`, `input`
+    and `states` with their scales, `c_array` (files beside it)."""
     latency: list[Latency]
 
 
