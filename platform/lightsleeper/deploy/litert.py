@@ -201,7 +201,7 @@ def _states_as_they_are(content: bytes, outputs: int) -> bytes:
 
 
 class LiteRTNetwork:
-    """A file that `write_litert` wrote, hop by hop, with the kernels whose results LiteRT Micro's equal bit for bit.
+    """A file of `write_litert`, hop by hop, with the kernels whose int8 results LiteRT Micro's equal bit for bit.
 
     ``outputs``: 1, or 2 where the family tells the keyword's start.
     """
