@@ -53,7 +53,8 @@ class Heard:
         """One file; read it with `read_heard`."""
         with replacing(path) as temporary, temporary.open("wb") as file:
             about = json.dumps({"threshold": self.threshold, "frame_s": self.frame_s, "peaks": self.peaks})
-            np.savez(file, about=np.array(about), **{f"track/{name}": track for name, track in self.tracks.items()})
+            tracks: dict[str, Any] = {f"track/{name}": track for name, track in self.tracks.items()}
+            np.savez(file, about=np.array(about), **tracks)
 
 
 def read_heard(path: Path) -> Heard:
