@@ -171,6 +171,7 @@ def test_what_is_finished_is_compared_before_the_rest_is(result: dict[str, Any])
 
 def test_the_tables_say_what_was_missed_and_whether_the_file_is_small(result: dict[str, Any]):
     text = "\n".join(people.report(result))
+    assert "2 of 2 folds" in text
     assert "1 of 4 25.00 %" in " ".join(text.split())
     assert "target 200,000: reached" in text
     assert "McNemar, people, engine at 0.5: only ours heard 1, only the engine 1, p = 1" in text

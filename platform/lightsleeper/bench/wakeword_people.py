@@ -10,32 +10,27 @@ The recordings name no speakers, so folds divide recordings: somebody who spoke 
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lightsleeper import experiment, parsing, recipe
-from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, Heard, engine_hears, false_alarms, hear, read_heard
+from lightsleeper.bench.wakeword_pooled import PEOPLE, SENSITIVITIES, SOURCES, summary
+from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, engine_hears, hear, read_heard
 from lightsleeper.data.cache import content_hash
 from lightsleeper.data.streams import Clip, Joined, Stream
 from lightsleeper.data.wake_words import WakeWords
 from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
-from lightsleeper.metrics.exact import mcnemar, rate, rate_bound, share
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.stages.plan import Plan, plan
 from lightsleeper.tracking.record import read, status_of
 
 PHRASES = ("jarvis", "smart mirror")
 FOLDS = 5
-SOURCES = ("people", "synthesis")
-PEOPLE = "recordings"  # negative streams of people are called so
-SENSITIVITIES = (0.5, 1.0)  # the engine's default and its highest
 MODEL_BYTES = 200_000  # the target
 RECIPES = ("wakeword_repcnn", "overlays/wakeword_recordings")
 QUICK = (
@@ -49,9 +44,6 @@ TEST_AUDIO = (
     "validation_voices", "corpus_seed", "stream_snr_db", "noise",
 )  # fmt: skip
 """The arguments of `WakeWords` that decide what is tested on."""
-
-
-Counts = tuple[dict[str, bool], dict[str, int], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -186,93 +178,13 @@ def _file(data: WakeWords, number: int) -> str:
     return file.relative_to(data.path).as_posix()
 
 
-def summary(rows: Sequence[Mapping[str, Any]], with_engine: bool) -> dict[str, Any]:
-    """Pooled numbers of one phrase, as plain data."""
-    people = [row for row in rows if row["job"].fold is not None]
-    engines = {value: _engine(people, f"{value:g}") for value in SENSITIVITIES if with_engine and people}
-    systems = {f"engine at {value:g}": counted(*found) for value, found in engines.items()}
-    tests = []
-    for source in SOURCES:
-        members = [row for row in rows if (row["job"].fold is None) == (source == "synthesis")]
-        if not members:
-            continue
-        heard = [row["heard"] for row in members]
-        points = _points(heard, {value: sum(found[1].values()) for value, found in engines.items()})
-        for name, thresholds in points.items():
-            outcome = {f: p >= at for one, at in zip(heard, thresholds, strict=True) for f, p in one.peaks.items()}
-            alarms = {n: one.alarms(n, at) for one, at in zip(heard, thresholds, strict=True) for n in one.tracks}
-            hours = {n: one.hours(n) for one in heard for n in one.tracks}
-            systems[f"{source}{name}"] = counted(outcome, alarms, hours)
-            for value, (theirs, _, _) in engines.items():
-                if name.endswith(f"at {value:g}") or "engine" not in name:
-                    only_ours, only_engine, p = mcnemar(*_paired(outcome, theirs))
-                    tests.append({"ours": f"{source}{name}", "engine": value, "only_ours": only_ours,
-                                  "only_engine": only_engine, "p": p})  # fmt: skip
-        systems[source] |= {
-            "bytes": max(row["bytes"] for row in members), "gzip_bytes": max(row["gzip_bytes"] for row in members),
-            "parameters": members[0]["parameters"], "fit_seconds": [round(row["fit_seconds"]) for row in members],
-            "runs": [row["run"] for row in members], "thresholds": [one.threshold for one in heard],
-            "folds": [row["job"].fold for row in members],
-            "missed_by_fold": [sum(p < one.threshold for p in one.peaks.values()) for one in heard],
-        }  # fmt: skip
-    version = people[0]["engine"]["version"] if engines else None
-    return {"systems": systems, "mcnemar": tests, "engine": version}
-
-
-def _engine(people: Sequence[Mapping[str, Any]], key: str) -> Counts:
-    """Outcome by recording, alarms and hours by stream at one sensitivity."""
-    outcome = {f: bool(row["engine"]["events"][f][key]) for row in people for f in row["heard"].peaks}
-    alarms = {n: len(row["engine"]["events"][n][key]) for row in people for n in row["heard"].tracks}
-    return outcome, alarms, {n: row["heard"].hours(n) for row in people for n in row["heard"].tracks}
-
-
-def _points(heard: Sequence[Heard], engines: Mapping[float, int]) -> dict[str, list[float]]:
-    """Thresholds by operating point: each network's own from validation, and, one for all networks, the lowest with so
-    many alarms on these same negatives: points of a curve, which a test may not choose."""
-    tracks = {name: track for one in heard for name, track in one.tracks.items()}
-    spoken = [track for name, track in tracks.items() if name.startswith(PEOPLE)]
-
-    def lowest(negatives: Sequence[NDArray], alarms: int) -> list[float]:
-        over = false_alarms(negatives, heard[0].frame_s).highest_over(alarms)
-        return [float(np.nextafter(np.float32(over), np.float32(2)))] * len(heard)
-
-    found = {"": [one.threshold for one in heard], ", no false alarm": lowest(list(tracks.values()), 0)}
-    found[", none on people"] = lowest(spoken, 0)
-    for value, alarms in engines.items():
-        found[f", alarms as engine at {value:g}"] = lowest(list(tracks.values()), alarms)
-    return found
-
-
-def _paired(first: Mapping[str, bool], second: Mapping[str, bool]) -> list[torch.Tensor]:
-    """Outcomes of the recordings that both have met."""
-    files = sorted(first.keys() & second.keys())
-    return [torch.tensor([side[file] for file in files], dtype=torch.bool) for side in (first, second)]
-
-
-def counted(outcome: Mapping[str, bool], alarms: Mapping[str, int], hours: Mapping[str, float]) -> dict[str, Any]:
-    """Misses and false alarms with exact intervals, and the files that were missed."""
-    missed = sorted(file for file, hit in outcome.items() if not hit)
-    seen, total = sum(alarms.values()), sum(hours.values())
-    people = [name for name in alarms if name.startswith(PEOPLE)]
-    return {
-        "frr": share(len(missed), len(outcome)).to_dict(),
-        "missed": missed,
-        "false_alarms": seen,
-        "fa_per_hour": rate(seen, total).to_dict(),
-        "fa_per_hour_bound": rate_bound(seen, total),
-        "hours": total,
-        "false_alarms_people": sum(alarms[name] for name in people),
-        "hours_people": sum(hours[name] for name in people),
-    }
-
-
 def report(result: Mapping[str, Any]) -> Iterator[str]:
     """The tables."""
     for phrase, found in result["phrases"].items():
         yield ""
         yield (
-            f"'{phrase}', recordings of people, {result['folds']} folds; a bound is one-sided at 95 %; alarms within "
-            f"{REFRACTORY_S:g} s of one before count with it"
+            f"'{phrase}', recordings of people, {_folds(found)} of {result['folds']} folds; a bound is one-sided at "
+            f"95 %; alarms within {REFRACTORY_S:g} s of one before count with it"
         )
         yield (
             f"{'':36}{'missed':>11}{'FRR':>8}{'95 %':>18}{'false alarms':>14}{'an hour below':>15}   on people's speech"
@@ -294,6 +206,11 @@ def report(result: Mapping[str, Any]) -> Iterator[str]:
             )
     yield ""
     yield "thresholds are from validation; after a comma: one for all folds, the lowest with so many alarms on it"
+
+
+def _folds(found: Mapping[str, Any]) -> int:
+    """Folds that are finished."""
+    return len(found["systems"].get("people", {}).get("folds", ()))
 
 
 def _sizes(systems: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
