@@ -51,7 +51,7 @@ def test_the_report_states_size_and_proof(cli, tmp_path, monkeypatch):
     [
         (["nowhere"], "no run 'nowhere'"),
         ([RUN, "--formats", "tflite"], "cannot export to 'tflite'. Valid: coreml, litert_int8, onnx, onnx_int8, "),
-        (["export", "--formats", "onnx_int8"], "onnx_int8 is for wake-word detectors, which TinyMatcher is not"),
+        ([RUN, "--formats", "onnx_int8"], "onnx_int8 is for wake-word detectors, which TinyMatcher is not"),
         ([RUN, "--formats", "onx"], "Did you mean 'onnx'?"),
         ([RUN, "--parity-inputs", "0"], "expected a whole number of at least 1, got '0'"),
         ([RUN, "--out", __file__], "cannot write"),

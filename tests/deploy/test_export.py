@@ -75,7 +75,7 @@ def test_formats_that_do_not_exist_are_refused_first(matcher, tmp_path):
     with pytest.raises(UserError, match="cannot export to 'onx'. Did you mean 'onnx'"):
         export(matcher, tmp_path, ["onnx", "onx"])
     with pytest.raises(UserError, match="Valid: coreml, litert_int8, onnx, onnx_int8, packed, transformers"):
-        export(matcher, tmp_path, ["int8"])
+        export(matcher, tmp_path, ["gguf"])
     with pytest.raises(UserError, match="no export format"):
         export(matcher, tmp_path, [])
     assert not list(tmp_path.iterdir())

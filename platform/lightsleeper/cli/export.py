@@ -37,8 +37,13 @@ def main(args: argparse.Namespace) -> int:
     own = folder if folder.name == "export" else folder / "export"
     if out.resolve() == own.resolve():
         raise UserError(f"--out {out} holds the files that the record of {run_id} describes; give another folder.")
-    streams = run_streams(folder) if set(args.formats) & set(INT8) else None
-    artifacts = export(load_model(folder), out, args.formats, args.parity_inputs, streams)
+    model, streams = load_model(folder), None
+    if set(args.formats) & set(INT8):
+        from lightsleeper.deploy.small import check_small
+
+        check_small(type(model), args.formats)
+        streams = run_streams(folder)
+    artifacts = export(model, out, args.formats, args.parity_inputs, streams)
     if args.json:
         import json
 

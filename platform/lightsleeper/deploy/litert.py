@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,13 @@ def _keeps(layer: nn.Module) -> bool:
     )
 
 
+def need_packages() -> None:
+    """Raise UserError without the packages that write a file."""
+    for name in ("litert_torch", "ai_edge_quantizer"):
+        if find_spec(name) is None:
+            raise UserError(f"format litert_int8 needs the package {name}: install lightsleeper[litert].")
+
+
 def write_litert(
     model: WakeWord, network: Chain, mel: int, frames: int, path: Path, stretches: Iterable[Stretch]
 ) -> dict[str, Any]:
@@ -102,14 +110,9 @@ def write_litert(
     Returns the facts that a device needs: inputs, scales, states. Raises UserError when a package is missing, or the
     network cannot be converted.
     """
-    try:
-        with _quiet():
-            litert_torch = importlib.import_module("litert_torch")
-            importlib.import_module("ai_edge_quantizer")
-    except ImportError as error:
-        raise UserError(
-            f"format litert_int8 needs the package {error.name or 'litert-torch'}: install lightsleeper[litert]."
-        ) from error
+    need_packages()
+    with _quiet():
+        litert_torch = importlib.import_module("litert_torch")
     hop = Hop(model, network).eval()
     sample = (torch.zeros(1, mel, frames), *(torch.zeros(1, size) for size in hop.sizes))
     with tempfile.TemporaryDirectory() as folder:

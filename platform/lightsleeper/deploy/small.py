@@ -117,6 +117,10 @@ def export_small(
     assert isinstance(model, WakeWord)
     if streams is None:
         raise UserError(f"{' and '.join(formats)}: the validation streams of the run are needed, export a whole run.")
+    if "litert_int8" in formats:
+        from lightsleeper.deploy.litert import need_packages
+
+        need_packages()  # before the minutes that the other format takes
     folded = detached_copy(model).eval()
     left = folds(folded)  # nothing, where FoldOnExport has done its work
     put(folded, left)
