@@ -10,7 +10,7 @@ do. An exponential mean moves by 1/300 of a distance a frame, which 8 bits would
 
 Activations are int8 as well, not uint8: on x86 without VNNI the products of uint8 and int8 saturate in 16 bits. On a
 small RepCNN that moved logits by 0.2 (root mean square), more than quantisation did (0.13); int8 by int8 gives what the
-file says (3e-4).
+file says (3e-4). Through the 43 layers of a BC encoder (random weights) kernels still differ from that by 0.1 to 0.2.
 """
 
 import contextlib
