@@ -26,6 +26,7 @@ from lightsleeper.errors import UserError
 
 Feed = dict[str, np.ndarray]
 WEIGHTED = ("Conv", "Gemm", "MatMul")
+FRONT_END = ".log_mel."  # in the names of its tables
 
 
 def write_int8(source: Path, path: Path, trained: Iterable[str], feeds: Iterable[Feed]) -> dict[str, Any]:
@@ -69,13 +70,14 @@ def find_layers(model: Any, trained: set[str]) -> tuple[list[str], list[str], li
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    # The exporter renames the weights of a convolution that took in its norm; a front end has no convolution.
-    weighted = {
-        node.name: node
-        for node in graph.node
-        if node.op_type in WEIGHTED
-        and any(name in trained or (node.op_type == "Conv" and name in constants) for name in node.input[1:2])
-    }
+
+    def is_trained(node: Any) -> bool:
+        # The exporter renames the weights of a convolution that took in its norm, so any constant may be one, but for
+        # the tables of the front end.
+        name = next(iter(node.input[1:2]), "")
+        return name in trained or (node.op_type == "Conv" and name in constants and FRONT_END not in name)
+
+    weighted = {node.name: node for node in graph.node if node.op_type in WEIGHTED and is_trained(node)}
 
     def leads_on(node: Any) -> bool:
         """Whether a weighted node lies behind."""
