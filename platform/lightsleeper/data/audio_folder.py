@@ -148,7 +148,7 @@ class AudioFolder(L.LightningDataModule):
                 folder, self.manifest, vocabulary=self.vocabulary, evaluate_only=True,
                 max_test_clips=self.max_test_clips, trim=self.trim, on_bad_file=self.on_bad_file,
                 pronunciations=self.pronunciations, batch_size=self.batch_size, workers=self.workers,
-                split_seed=self.split_seed, seed=self._seed,
+                seed=self._seed,
             )
             for name, folder in folders.items()
         }  # fmt: skip
