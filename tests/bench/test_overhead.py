@@ -58,6 +58,7 @@ def test_pairs_alternate_and_leave_nothing_behind(tmp_path, monkeypatch):
     assert len(told) == 4
 
 
+@pytest.mark.slow
 def test_both_sides_train_the_same_steps(tmp_path, monkeypatch):
     """Whole processes: the platform's run and the bare script, each once."""
     path = tiny_recipe(tmp_path)

@@ -307,6 +307,7 @@ def test_the_sweep_folder_holds_no_password(sweep: Run, tmp_path: Path):
     assert "1 done" in sweep("--resume", "s-1")[1]
 
 
+@pytest.mark.slow
 def test_slurm_jobs_share_a_study(sweep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     submitit = pytest.importorskip("submitit")
     jobs: list[Any] = []

@@ -189,7 +189,7 @@ TRAINED = {
     "dnn_hmm": {},
     "ds_tcn": {},
 }
-SLOW = ("repcnn", "ds_tcn")  # the others learn in ten seconds each
+SLOW = ("repcnn", "ds_tcn", "dnn_hmm")  # heimdal learns in seven seconds
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in TRAINED])

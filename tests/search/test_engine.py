@@ -126,6 +126,7 @@ def open_rows() -> list[tuple[str, float]]:
     return [("done" if trial.state.name == "COMPLETE" else trial.state.name, trial.value) for trial in study.trials]
 
 
+@pytest.mark.slow
 def test_workers_and_parent_killed_at_random_every_trial_is_there_exactly_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(engine, "DEATHS", 100)  # these deaths are no trial's fault
     chaos(kills=3, seed=1, epochs=12)
