@@ -108,7 +108,8 @@ def test_a_compressed_run_shows_what_each_callback_did_and_the_headline_before(t
 
 
 def test_a_run_that_died_says_how_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    process = {"pid": 2**22 + 1, "host": __import__("platform").node(), "birth": None, "heartbeat": ""}
+    process = {"pid": 2**22 + 1, "host": __import__("platform").node(), "birth": None}
+    process["heartbeat"] = "2026-11-01T12:00:00+00:00"
     make(tmp_path, status="running", process=process)
     assert main(["show", "20261101"]) == 0
     out = capsys.readouterr().out

@@ -200,6 +200,7 @@ def test_what_is_no_record_of_ours_is_refused(tmp_path: Path, content: str, mess
         [],
         "pid 3",
         {"pid": "3", "host": "a", "birth": None, "heartbeat": "2026-11-23T12:00:00+00:00"},
+        {"pid": 10**30, "host": "a", "birth": None, "heartbeat": "2026-11-23T12:00:00+00:00"},
         {"pid": 3, "host": "a", "birth": None, "heartbeat": "yesterday"},
         {"pid": 3, "host": "a", "birth": None, "heartbeat": "2026-11-23T12:00:00"},  # in whose time zone?
         {"pid": 3, "host": "a", "heartbeat": "2026-11-23T12:00:00+00:00"},

@@ -215,7 +215,8 @@ def _is_process(value: Any) -> bool:
         return True
     try:
         aware = datetime.fromisoformat(value["heartbeat"]).tzinfo is not None
-        return aware and type(value["pid"]) is int and isinstance(value["host"], str) and "birth" in value
+        pid = type(value["pid"]) is int and 0 < value["pid"] < 2**31
+        return aware and pid and isinstance(value["host"], str) and "birth" in value
     except (KeyError, TypeError, ValueError):
         return False
 
