@@ -218,7 +218,7 @@ def test_it_learns_to_hear_a_keyword_in_a_stream(name: str, tmp_path):
 
 def test_validation_listens_with_branches_folded(tmp_path, monkeypatch: pytest.MonkeyPatch):
     model = make("repcnn", fa_per_hour=60.0)
-    metric = model._new_metric()
+    metric = model.new_metric()
     with torch.no_grad():
         for batch in stream(0, 20) + stream(1, 20):
             model._follow(batch, metric)

@@ -26,11 +26,8 @@ KEEPS = ("accuracy", "people")  # trainings that a second call goes on from
 def run(args: Any) -> dict[str, Any]:
     """Measure ``args.part``, print its tables and return all numbers. Raises UserError for what does not fit."""
     part = args.part
-    options = {
-        name: getattr(args, name)
-        for name in ("engine", "quick", "repeats", "seeds", "only", "collect")
-        if getattr(args, name)
-    }
+    known = dict.fromkeys(name for names in PARTS.values() for name in names)
+    options = {name: value for name in known if (value := getattr(args, name, None))}
     if surplus := [name for name in options if name not in PARTS[part]]:
         raise UserError(f"bench wakeword --part {part} takes no --{surplus[0]}.")
     if args.out is None and part in KEEPS:
