@@ -13,8 +13,8 @@ from tiny_detector import RATE, RUN, detector_runs
 
 HOURS = 10
 MOST_MB = 3.0
-"""Allowed from the second hour to the last: 110 bytes of each block of a second that were kept would show. The allocator
-still takes 1 MB or so within the first four hours."""
+"""Allowed from the second hour to the last: 110 bytes kept of each block of a second would show. The allocator still
+takes 1 MB or so within the first four hours."""
 
 
 def rss_mb(pid: int) -> float:
