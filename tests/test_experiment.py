@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightsleeper import experiment, recipe
 from lightsleeper.cli import main
 from lightsleeper.deploy.finalize import load_model
 from lightsleeper.errors import UserError
 from lightsleeper.stages import checkpoints, console
 from lightsleeper.stages.checkpoints import load_checkpoint
+from lightsleeper.stages.sweep import SweepTrial
 from lightsleeper.tracking import runs
 from lightsleeper.tracking.record import read
 from tiny_runs import FAST, assert_equal_runs, last, prepare, start, stopped, two_recipes, uninterrupted, write
@@ -227,6 +229,31 @@ def test_a_failure_is_one_line_in_the_record_and_a_traceback_in_the_log(capsys: 
 def test_a_mistake_found_by_the_data_ends_with_its_own_line(capsys: pytest.CaptureFixture[str]):
     assert main(["run", str(write()), "--data.fail=user", FAST]) == 2
     assert capsys.readouterr().err == "error: clip 3 of the manifest is no audio file.\n"
+
+
+@pytest.mark.parametrize(("fault", "left"), [(ZeroDivisionError, "failed"), (KeyboardInterrupt, "deferred")])
+def test_a_stage_left_for_later_cannot_undo_a_finished_run(
+    fault: type[BaseException], left: str, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*_: object) -> dict[str, object]:
+        raise fault("no timer")
+
+    trial = SweepTrial({"metric": "val/loss"}, frozenset({"benchmark"}))
+    folder = experiment.run(recipe.load([write()], []), Path("runs"), sweep=trial)
+    metrics = read(folder).metrics
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.deliver, "benchmark", broken)
+        for _ in range(2):
+            with pytest.raises(fault):
+                experiment.run(None, Path("runs"), folder)
+            record = read(folder)
+            assert (record.status, record.stages["benchmark"], record.metrics) == ("finished", left, metrics)
+    assert record.error == ("ZeroDivisionError: no timer" if left == "failed" else None)
+    experiment.run(None, Path("runs"), folder)
+    record = read(folder)
+    assert (record.status, record.stages["benchmark"], record.error) == ("finished", "finished", None)
+    with pytest.raises(UserError, match="is finished"):
+        experiment.run(None, Path("runs"), folder)
 
 
 def test_a_failed_step_fails_the_run_that_required_it():

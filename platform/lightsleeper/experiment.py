@@ -37,7 +37,17 @@ from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
 from lightsleeper.tracking.page import next_steps, page, resume_line
 from lightsleeper.tracking.record import FILE as RECORD
-from lightsleeper.tracking.record import Record, RecordFile, Status, knobs, read, status_of, timestamp, write_atomic
+from lightsleeper.tracking.record import (
+    LATER,
+    Record,
+    RecordFile,
+    Status,
+    knobs,
+    read,
+    status_of,
+    timestamp,
+    write_atomic,
+)
 from lightsleeper.tracking.runs import LOCK, find, locked, new_folder
 
 RECIPE = "recipe.yaml"
@@ -115,14 +125,16 @@ def _execute(
         if not stack.enter_context(locked(folder / LOCK)):
             raise UserError(f"run {folder.name} is in use by another process.")
         log = stack.enter_context(Log(folder / LOG))
-        file = stack.enter_context(RecordFile(folder, read(folder)))
+        record = read(folder)
+        complete = record.status == "finished"  # but for stages it had left for later: they cannot undo the rest
+        file = stack.enter_context(RecordFile(folder, record))
         execution = _Execution(todo, folder, runs_dir, file, log, sweep, defer)
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         try:
             with stoppable():
                 execution.everything()
         except KeyboardInterrupt:
-            execution.end("interrupted", "stopped by a signal")
+            execution.end("finished" if complete else "interrupted", None if complete else "stopped by a signal")
             execution.close(130)
             if execution.file.record.parent is None:
                 log.say(f"interrupted; the last finished epoch is kept. {resume_line(folder)}")
@@ -131,7 +143,7 @@ def _execute(
             log.failure(error)
             told = _told(error, folder)
             kind = "" if isinstance(told, UserError) else f"{type(told).__name__}: "
-            execution.end("failed", kind + " ".join(str(told).split()))
+            execution.end("finished" if complete else "failed", kind + " ".join(str(told).split()))
             execution.close(1)
             if told is error:
                 raise
@@ -238,16 +250,21 @@ class _Execution:
             self.log.say(f"{name}: done before")
             return
         with self.file.change() as record:
-            record.stages[name] = "running"
+            before, record.stages[name] = record.stages.get(name), "running"
         if seed:
             seed_everything(*seed)
         began = time.monotonic()
         try:
             found = action()
-        finally:
-            seconds = time.monotonic() - began
-            self.file.record.seconds[name] = self.file.record.seconds.get(name, 0.0) + seconds
+        except BaseException as error:
+            with suppress(OSError), self.file.change() as record:  # a full disk must not hide why
+                _spent(record, name, time.monotonic() - began)
+                if before in LATER:  # whoever resumes finds it waiting still
+                    record.stages[name] = "failed" if isinstance(error, Exception) else "deferred"
+            raise
+        seconds = time.monotonic() - began
         with self.file.change() as record:
+            _spent(record, name, seconds)
             for key, value in found.items():
                 setattr(record, key, value)
             record.stages[name] = "finished"
@@ -359,6 +376,10 @@ class _Execution:
     def close(self, exit_code: int) -> list[str]:
         """Let the tracker finish; returns its lines for the user."""
         return self.tracker.finish(self.file.record, self.folder, exit_code)
+
+
+def _spent(record: Record, stage: str, seconds: float) -> None:
+    record.seconds[stage] = record.seconds.get(stage, 0.0) + seconds
 
 
 def _accelerator(parts: Parts) -> str:

@@ -23,7 +23,7 @@ from lightsleeper.models.family import Family
 from lightsleeper.reader import Reader
 from lightsleeper.stages.rehearsal import rehearse
 from lightsleeper.tracking import weights_and_biases
-from lightsleeper.tracking.record import Record, status_of
+from lightsleeper.tracking.record import LATER, Record, status_of
 from lightsleeper.tracking.runs import finished_with
 
 FREE_BYTES = 300 * 10**6
@@ -217,7 +217,7 @@ def need_space(folder: Path, need: int = FREE_BYTES) -> None:
 def check_resume(todo: Plan, record: Record) -> None:
     """Refuse to continue a run that is over, running, or another one; raises UserError."""
     name, status = record.run_id, status_of(record)
-    if status == "finished" and "deferred" not in record.stages.values():
+    if status == "finished" and not LATER & set(record.stages.values()):
         raise UserError(f"run {name} is finished: `lightning show {name}`. Nothing to resume.")
     if status == "running" and record.process is not None:
         where = f"process {record.process['pid']} on {record.process['host']}"

@@ -26,6 +26,8 @@ FILE = "record.json"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0  # six missed beats; on another host there is nothing else to go by
 
+LATER = frozenset({"deferred", "failed"})  # states of a stage that a finished run may have: it can still be made up for
+
 Status = Literal["running", "finished", "failed", "interrupted"]
 
 
@@ -110,7 +112,7 @@ class Record:
     finished: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
-    """Stage -> running | finished | deferred; `--resume` skips what is finished."""
+    """Stage -> running | finished | deferred (left for later) | failed (then); `--resume` skips what is finished."""
     data: dict[str, Any] = field(default_factory=dict)
     """{hash, protocol, counts, overlap}"""
     code: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.tracking.record import FILE, Record, read, status_of
+from lightsleeper.tracking.record import FILE, LATER, Record, read, status_of
 
 LAST = "last"
 LOCK = ".lock"
@@ -111,7 +111,7 @@ def finished_with(
             continue
         if record.status != "finished" or record.hash != config_hash or record.sweep.get("pruned"):
             continue
-        done = {name for name, state in record.stages.items() if state in ("finished", "deferred")}
+        done = {name for name, state in record.stages.items() if state in {"finished", *LATER}}
         kept = "finalize" not in stages or (path.parent / "export" / "model.json").is_file()
         written = {artifact["format"] for artifact in record.artifacts}
         lost = {a["format"] for a in record.artifacts if not (path.parent / a["path"]).is_file()}
