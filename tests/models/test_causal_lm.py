@@ -144,13 +144,13 @@ def test_bits_per_byte_are_those_of_the_scored_tokens() -> None:
     targets[1, 6:] = IGNORED
     batch = scored(targets, documents)
     with torch.inference_mode():
-        model.test_step(batch, 0)
-        model.on_test_epoch_end()
+        model.observe(batch)
         chosen = model(batch["input_ids"]).log_softmax(-1)
+    measured = model.results("test/", intervals=True)
     nats = -float(chosen.gather(-1, targets.clamp_min(0)[..., None])[targets != IGNORED].sum())
-    assert model.measured["test/bits_per_byte"].value == pytest.approx(nats / math.log(2) / 16, rel=1e-5)
-    assert model.measured["test/perplexity"].value == pytest.approx(math.exp(nats / 16), rel=1e-5)
-    assert model.measured["test/bits_per_byte"].n == 2
+    assert measured["test/bits_per_byte"].value == pytest.approx(nats / math.log(2) / 16, rel=1e-5)
+    assert measured["test/perplexity"].value == pytest.approx(math.exp(nats / 16), rel=1e-5)
+    assert measured["test/bits_per_byte"].n == 2
 
 
 def test_weight_decay_is_on_matrices_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,14 +113,14 @@ def test_accuracies_are_those_of_the_rows() -> None:
         "groups": torch.arange(30) // 3,
     }
     with torch.inference_mode():
-        model.test_step(batch, 0)
+        model.observe(batch)
         predicted = model(input_ids=batch["input_ids"]).argmax(-1)
-        model.on_test_epoch_end()
+    measured = model.results("test/", intervals=True)
     hit = predicted == batch["labels"]
     recalls = [float(hit[batch["labels"] == label].float().mean()) for label in range(3)]
-    assert model.measured["test/accuracy"].value == pytest.approx(float(hit.float().mean()))
-    assert model.measured["test/macro_accuracy"].value == pytest.approx(sum(recalls) / 3)
-    assert model.measured["test/accuracy"].n == 10
+    assert measured["test/accuracy"].value == pytest.approx(float(hit.float().mean()))
+    assert measured["test/macro_accuracy"].value == pytest.approx(sum(recalls) / 3)
+    assert measured["test/accuracy"].n == 10
 
 
 def test_a_pretrained_network_gets_the_head_it_needs(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ class CausalLM(HubFamily):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return loss
 
-    def _evaluate(self, batch: Batch) -> None:
+    def observe(self, batch: Batch) -> None:
         targets = batch["targets"]
         losses = F.cross_entropy(self(batch["input_ids"]).mT, targets, ignore_index=IGNORED, reduction="none")
         documents = batch["documents"].masked_fill(targets == IGNORED, -1)

@@ -140,7 +140,7 @@ class Classifier(HubFamily):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return loss
 
-    def _evaluate(self, batch: Batch) -> None:
+    def observe(self, batch: Batch) -> None:
         logits = self._logits(batch)
         losses = F.cross_entropy(logits, batch["labels"], reduction="none")
         self.metrics.update(losses, logits.argmax(-1), batch["labels"], batch["groups"])

@@ -14,6 +14,7 @@ from lightsleeper_callbacks.structure import Structure
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
@@ -47,7 +48,9 @@ class ExportGraph:
 class Family(L.LightningModule):
     """Base of all model families.
 
-    ``measured``, ``curves`` and ``details`` are filled in ``on_test_epoch_end`` and go to the run's files as they are.
+    A family gives ``observe`` and ``results``; validation and test are built of them here, or it has Lightning's hooks
+    as any module has. ``measured``, ``curves`` and ``details`` are filled at the last batch of each test set and go to
+    the run's files as they are.
     """
 
     headline: ClassVar[tuple[str, ...]] = ()
@@ -61,6 +64,56 @@ class Family(L.LightningModule):
         """JSON-able outcomes item by item, too many for the record: kept beside it in ``test.json``."""
         self.structure: Structure = {}
         """Layers that compression has rebuilt: what ``architecture`` alone would not give."""
+
+    # Validation and test.
+
+    def observe(self, batch: Batch) -> None:
+        """Take a batch of validation or test data into the metrics."""
+        raise NotImplementedError(f"{type(self).__name__} defines no observe()")
+
+    def results(self, prefix: str, intervals: bool) -> dict[str, Measurement]:
+        """What was observed since `forget`, each name behind ``prefix``; with 95 % intervals where asked."""
+        return {}
+
+    def test_curves(self) -> dict[str, dict[str, Any]]:
+        """Curves of what was observed in a test, by a name within the test set."""
+        return {}
+
+    def test_details(self) -> Any:
+        """JSON-able outcomes of a test item by item; None keeps nothing."""
+        return None
+
+    def forget(self) -> None:
+        """Begin anew: every metric among the submodules is reset."""
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.observe(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        shown = {name.replace("test/", "val/", 1) for name in self.headline}
+        for name, found in self.results("val/", intervals=False).items():
+            self.log(name, found.value, prog_bar=name in shown)
+        self.forget()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.observe(batch)
+        # Test sets come one after the other; close each at its last batch.
+        if batch_idx + 1 < self.trainer.num_test_batches[dataloader_idx]:
+            return
+        name = getattr(self.trainer.datamodule, "test_names", ("",))[dataloader_idx]  # type: ignore[attr-defined]
+        found = self.results(f"test/{name}/" if name else "test/", intervals=True)
+        self.measured.update(found)
+        self.log_dict({key: value.value for key, value in found.items()}, add_dataloader_idx=False, batch_size=1)
+        part = name or "test"
+        self.curves.update({f"{part}/{key}" if key else part: curve for key, curve in self.test_curves().items()})
+        if (details := self.test_details()) is not None:
+            self.details[part] = details
+        self.forget()
+
+    # The deliverable.
 
     def architecture(self) -> dict[str, Any]:
         """JSON-able constructor arguments that rebuild this module without any other file."""

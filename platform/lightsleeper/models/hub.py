@@ -32,7 +32,8 @@ from lightsleeper.data.cache import cache_folder, content_hash, file_digest
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.metrics.classes import ClassMetrics
 from lightsleeper.metrics.language import LanguageMetrics
-from lightsleeper.models.family import Batch, Family, SavedModel
+from lightsleeper.metrics.measurement import Measurement
+from lightsleeper.models.family import Family, SavedModel
 from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least
 
@@ -45,7 +46,7 @@ SAVED_BY = "transformers_version"
 class HubFamily(Family):
     """A family around one network of transformers: a subclass sets ``net`` and ``metrics``.
 
-    ``_evaluate`` updates ``metrics`` with a batch of validation or test.
+    Its ``observe`` updates ``metrics``.
     """
 
     net: PreTrainedModel
@@ -58,24 +59,8 @@ class HubFamily(Family):
         self.lr, self.schedule = lr, schedule
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
 
-    def _evaluate(self, batch: Batch) -> None:
-        raise NotImplementedError
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        results = self.metrics.results("val/", intervals=False)
-        self.log_dict({name: m.value for name, m in results.items()}, prog_bar=True)
-        self.metrics.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.measured = self.metrics.results("test/")
-        self.log_dict({name: m.value for name, m in self.measured.items()})
-        self.metrics.reset()
+    def results(self, prefix: str, intervals: bool) -> dict[str, Measurement]:
+        return self.metrics.results(prefix, intervals=intervals)
 
     def configure_optimizers(self) -> Any:
         return scheduled_adamw(

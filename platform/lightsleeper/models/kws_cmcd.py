@@ -12,15 +12,14 @@ Shin et al., Interspeech 2022, arXiv 2206.15400, as in papers/kws_benchmarks 2. 
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightsleeper.metrics.pairs import PairMetrics
-from lightsleeper.models.family import Batch, ExportGraph, Family
+from lightsleeper.models.family import Batch, ExportGraph
+from lightsleeper.models.keyword import KeywordFamily
 from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
 from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.frontend import LogMel
@@ -61,7 +60,7 @@ class AudioEncoder(nn.Module):
         return F.leaky_relu(self.dense(self.gru(x))), frames
 
 
-class KeywordCMCD(Family):
+class KeywordCMCD(KeywordFamily):
     """Cross-modal correspondence detector: attention of typed phones over the clip, read by a GRU.
 
     Args:
@@ -77,7 +76,6 @@ class KeywordCMCD(Family):
         warmup_steps: Steps until the peak; a cosine follows.
     """
 
-    threshold: Tensor
     headline = ("test/auc_easy", "test/auc_hard", "test/eer_easy", "test/eer_hard")
 
     def __init__(
@@ -93,7 +91,7 @@ class KeywordCMCD(Family):
         lr: float = 1e-3,
         warmup_steps: int = 100,
     ) -> None:
-        super().__init__()
+        super().__init__({"shipped": ""})
         at_least(2, n_mels=n_mels)  # the warp interpolates between two bands
         at_least(1, dim=dim)
         at_least(0, easy_negatives=easy_negatives, warmup_steps=warmup_steps)
@@ -113,8 +111,6 @@ class KeywordCMCD(Family):
         self.query, self.key, self.value = (nn.Linear(dim, dim) for _ in range(3))
         self.gru = GRU(dim, dim)
         self.logit = nn.Linear(dim, 1)
-        self.register_buffer("threshold", torch.tensor(math.nan))
-        self.pair_metrics = PairMetrics()
         self.apply(_initialize)
 
     def architecture(self) -> dict[str, Any]:
@@ -189,42 +185,11 @@ class KeywordCMCD(Family):
         """Share of training done, 0 to 1."""
         return self.global_step / total_steps(self.trainer)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.pair_metrics.update(self.score(batch)["shipped"], batch)
-
-    def on_validation_epoch_end(self) -> None:
-        results = self.pair_metrics.results("val/", intervals=False)
-        self.log_dict({name: m.value for name, m in results.items()})
-        self.pair_metrics.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.pair_metrics.update(self.score(batch)["shipped"], batch)
-        # Test sets come one after the other; close each at its last batch.
-        if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
-            name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
-            results = self.pair_metrics.results(f"test/{name}/" if name else "test/")
-            self.measured.update(results)
-            self.log_dict({k: m.value for k, m in results.items()}, add_dataloader_idx=False)
-            self.curves.update({f"{name or 'test'}/{k}": v for k, v in self.pair_metrics.curves().items()})
-            self.pair_metrics.reset()
-
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), self.lr)
         factor = warmup_cosine(self.warmup_steps, total_steps(self.trainer))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    @torch.no_grad()
-    def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Threshold at equal error on the validation pairs."""
-        metrics = PairMetrics()
-        for batch in batches:
-            metrics.update(self.score(batch)["shipped"], batch)
-        threshold = metrics.equal_error_threshold()
-        if math.isnan(threshold):
-            return {}
-        self.threshold.fill_(threshold)
-        return {"value": float(self.threshold), "target": "equal error rate on validation, easy and hard"}
 
     def export_spec(self) -> list[ExportGraph]:
         def sample(seed: int, ms: float | None = None) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ DSP cuts the frames into one run per token, and the distance between run means a
 encoder's CTC likelihood of the typed phones is a second score, and `fused` weighs both on validation.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightsleeper.errors import UserError
-from lightsleeper.metrics.pairs import PairMetrics
-from lightsleeper.models.family import Batch, ExportGraph, Family, SavedModel, read_model
+from lightsleeper.models.family import Batch, ExportGraph, SavedModel, read_model
+from lightsleeper.models.keyword import KeywordFamily
 from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, PhonemeCTC, sample_audio
 from lightsleeper.nn.ctc import keyword_score, keyword_score_static
 from lightsleeper.nn.matching import IMPOSSIBLE, Head, Partition, Pooling
@@ -31,7 +30,7 @@ EXPORT_WORDS = 8
 AUGMENT = ("warp", "noise", "masks", "dropout")
 
 
-class KeywordDSP(Family):
+class KeywordDSP(KeywordFamily):
     """Open-vocabulary keyword spotter: does this clip say this text?
 
     Args:
@@ -63,7 +62,6 @@ class KeywordDSP(Family):
     """
 
     fusion: Tensor
-    threshold: Tensor
     headline = ("test/auc_easy", "test/auc_hard", "test/eer_easy", "test/eer_hard")
 
     def __init__(
@@ -90,7 +88,8 @@ class KeywordDSP(Family):
         warmup_steps: int = 100,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__()
+        others = [p for p in compare or [] if p != partition]
+        super().__init__({"shipped": "", **{name: f"{name}_" for name in (partition, "ctc", *others)}})
         at_least(1, dim=dim)
         at_least(0, margin_positive=margin_positive, margin_negative=margin_negative)
         at_least(0, easy_negatives=easy_negatives, warmup_steps=warmup_steps, weight_decay=weight_decay)
@@ -119,9 +118,9 @@ class KeywordDSP(Family):
             "pooling": pooling,
             "score": score,
         }
-        self.partition, self.compare = partition, [p for p in compare or [] if p != partition]  # heads, shipped first
+        self.partition, self.compare = partition, others  # heads, shipped first
         self.loss, self.margin_positive, self.margin_negative = loss, margin_positive, margin_negative
-        self.easy_negatives, self.train_encoder, self.shipped = easy_negatives, train_encoder, score
+        self.easy_negatives, self.train_encoder, self.score_kind = easy_negatives, train_encoder, score
         self.lr, self.schedule, self.warmup_steps, self.weight_decay = lr, schedule, warmup_steps, weight_decay
         width = encoder_architecture["dim"] + (40 if audio_features == "hidden+phones" else 0)
         self.audio_features = audio_features
@@ -131,10 +130,8 @@ class KeywordDSP(Family):
         for head in self._heads().values():
             head.scale.requires_grad_(loss == "softmax")  # the hinge has no temperature; DDP waits for every gradient
         self.register_buffer("fusion", torch.tensor([0.5, 0.5]))  # weights of dsp and ctc
-        self.register_buffer("threshold", torch.tensor(math.nan))
         if start is not None:
             self._start_from(start)
-        self.pair_metrics = nn.ModuleDict({name: PairMetrics() for name in self._scorers()})
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._architecture)
@@ -156,10 +153,6 @@ class KeywordDSP(Family):
     def _heads(self) -> dict[str, Head]:
         """By partition, the shipped one first."""
         return dict(self.heads.items())  # type: ignore[arg-type]
-
-    def _metrics(self) -> dict[str, PairMetrics]:
-        """By scorer, the shipped one first."""
-        return dict(self.pair_metrics.items())  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "KeywordDSP":
         super().train(mode)
@@ -237,10 +230,6 @@ class KeywordDSP(Family):
         loss = -logits.masked_fill(mask, -1e4).log_softmax(-1)[:, 0]
         return (loss * possible).sum() / possible.sum().clamp(min=1)
 
-    def _scorers(self) -> list[str]:
-        """Names of all scores, the shipped one first under the empty name."""
-        return ["shipped", self.partition, "ctc", *self.compare]
-
     def score(self, batch: Batch) -> dict[str, Tensor]:
         features, log_probs, frames = self._frames(batch)
         text = None if self.head.needs_phones else batch["text"]
@@ -253,38 +242,15 @@ class KeywordDSP(Family):
         return {"shipped": self._ship(own, ctc), self.partition: own, "ctc": ctc, **scores}
 
     def _ship(self, dsp: Tensor, ctc: Tensor) -> Tensor:
-        if self.shipped == "dsp":
+        if self.score_kind == "dsp":
             return dsp
-        return ctc if self.shipped == "ctc" else dsp * self.fusion[0] + ctc * self.fusion[1]
+        return ctc if self.score_kind == "ctc" else dsp * self.fusion[0] + ctc * self.fusion[1]
 
     def locate(self, batch: Batch) -> Tensor:
         """Cuts (B, M+1) in encoder frames of 40 ms: token k spans frames [cuts[k], cuts[k+1])."""
         features, _, frames = self._frames(batch)
         text = None if self.head.needs_phones else batch["text"]
         return self.head.cuts(features, frames, batch["phones"], batch["words"], text)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        for name, scores in self.score(batch).items():
-            self._metrics()[name].update(scores, batch)
-
-    def on_validation_epoch_end(self) -> None:
-        for name, metric in self._metrics().items():
-            results = metric.results("val/", _label(name), intervals=False)
-            self.log_dict({k: m.value for k, m in results.items()})
-            metric.reset()
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        for scorer, scores in self.score(batch).items():
-            self._metrics()[scorer].update(scores, batch)
-        if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
-            name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
-            for scorer, metric in self._metrics().items():
-                results = metric.results(f"test/{name}/" if name else "test/", _label(scorer))
-                self.measured.update(results)
-                self.log_dict({k: m.value for k, m in results.items()}, add_dataloader_idx=False)
-                if scorer == "shipped":
-                    self.curves.update({f"{name or 'test'}/{k}": v for k, v in metric.curves().items()})
-                metric.reset()
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
@@ -301,14 +267,8 @@ class KeywordDSP(Family):
         solvable = features[:, 0] > IMPOSSIBLE  # a single -1e4 would outweigh all others in a logistic loss
         if len(labels[solvable].unique()) == 2:
             self.fusion.copy_(_logistic_weights(features[solvable], labels[solvable]))
-        metrics = PairMetrics()
-        for row, batch in zip(rows, kept, strict=True):
-            metrics.update(self._ship(row[:, 0], row[:, 1]), batch)
-        threshold = metrics.equal_error_threshold()
-        if math.isnan(threshold):
-            return {}
-        self.threshold.fill_(threshold)
-        return {"value": threshold, "target": "equal error rate on validation, easy and hard"}
+        shipped = [self._ship(row[:, 0], row[:, 1]) for row in rows]
+        return self.set_threshold(zip(shipped, kept, strict=True))
 
     def configure_optimizers(self) -> Any:
         return scheduled_adamw(
@@ -339,7 +299,7 @@ class KeywordDSP(Family):
             "token": self.head.token,
             "frame_ms": str(FRAME_MS),
             "threshold": repr(float(self.threshold)),
-            "score": self.shipped,
+            "score": self.score_kind,
         }
 
         def keyword(seed: int) -> tuple[Tensor, Tensor]:
@@ -432,10 +392,6 @@ def load_encoder(
 
 def _widen(rows: Tensor, width: int, value: int) -> Tensor:
     return F.pad(rows, (0, width - rows.shape[-1]), value=value)
-
-
-def _label(scorer: str) -> str:
-    return "" if scorer == "shipped" else f"{scorer}_"
 
 
 def _logistic_weights(features: Tensor, labels: Tensor, steps: int = 50) -> Tensor:

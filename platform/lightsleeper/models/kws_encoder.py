@@ -6,7 +6,6 @@ unless an overlay says published.
 """
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.text import WordErrorRate
 
-from lightsleeper.metrics.pairs import PairMetrics
-from lightsleeper.models.family import Batch, ExportGraph, Family, SavedModel, read_model
+from lightsleeper.metrics.measurement import Measurement
+from lightsleeper.models.family import Batch, ExportGraph, SavedModel, read_model
+from lightsleeper.models.keyword import KeywordFamily
 from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.conformer import Conformer, subsampled
 from lightsleeper.nn.ctc import greedy_phones, keyword_score
@@ -31,7 +31,7 @@ FRAME_MS = 40.0  # one encoder frame: four hops of 10 ms
 REACH_MS = 45.0  # by which its seven feature frames of 25 ms reach beyond it
 
 
-class PhonemeCTC(Family):
+class PhonemeCTC(KeywordFamily):
     """Conformer encoder with a CTC head over 39 phones and blank.
 
     Args:
@@ -57,7 +57,6 @@ class PhonemeCTC(Family):
         weight_decay: Decoupled weight decay.
     """
 
-    threshold: Tensor
     headline = ("test/ctc_auc_hard", "test/per")
 
     def __init__(
@@ -83,7 +82,7 @@ class PhonemeCTC(Family):
         warmup_steps: int = 200,
         weight_decay: float = 0.01,
     ) -> None:
-        super().__init__()
+        super().__init__({"ctc": "ctc_"})
         at_least(2, n_mels=n_mels)  # the warp interpolates between two bands
         at_least(0, masks=masks, warmup_steps=warmup_steps, weight_decay=weight_decay)
         above_zero(lr=lr)
@@ -114,11 +113,9 @@ class PhonemeCTC(Family):
             n_mels, dim, blocks, heads, kernel, expansion, subsampling, past_frames, future_frames, causal, dropout
         )
         self.head = nn.Linear(dim, CLASSES)
-        self.register_buffer("threshold", torch.tensor(math.nan))
         if init_from is not None:
             self._start_from(read_model(init_from, "PhonemeCTC", "init_from"))
         self.error_rate = WordErrorRate()
-        self.pair_metrics = PairMetrics()
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._architecture)
@@ -163,56 +160,22 @@ class PhonemeCTC(Family):
         hidden, frames = self.encode(batch["audio"], batch["audio_lengths"])
         return {"ctc": keyword_score(self.log_probs(hidden), frames, batch["phones"])}
 
-    def _evaluate(self, batch: Batch) -> None:
+    def observe(self, batch: Batch) -> None:
         hidden, frames = self.encode(batch["audio"], batch["audio_lengths"])
         log_probs = self.log_probs(hidden)
-        self.pair_metrics.update(keyword_score(log_probs, frames, batch["phones"]), batch)
+        self._metric("ctc").update(keyword_score(log_probs, frames, batch["phones"]), batch)
         said = batch["label"] == 1
         if said.any():
             heard = greedy_phones(log_probs[said], frames[said])
             self.error_rate.update([_spell(p) for p in heard], [_spell(p) for p in batch["phones"][said].tolist()])
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        results = self.pair_metrics.results("val/", "ctc_", intervals=False)
-        self.log_dict({name: m.value for name, m in results.items()})
-        self.log("val/per", self.error_rate.compute(), prog_bar=True)
-        self._reset()
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate(batch)
-        # Test sets come one after the other; close each at its last batch.
-        if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
-            name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
-            prefix = f"test/{name}/" if name else "test/"
-            results = self.pair_metrics.results(prefix, "ctc_")
-            self.measured.update(results)
-            self.log_dict({k: m.value for k, m in results.items()}, add_dataloader_idx=False)
-            self.log(f"{prefix}per", self.error_rate.compute(), add_dataloader_idx=False)
-            self._reset()
-
-    def _reset(self) -> None:
-        self.pair_metrics.reset()
-        self.error_rate.reset()
+    def results(self, prefix: str, intervals: bool) -> dict[str, Measurement]:
+        return {**super().results(prefix, intervals), f"{prefix}per": Measurement(float(self.error_rate.compute()))}
 
     def configure_optimizers(self) -> Any:
         return scheduled_adamw(
             self.trainer, self.parameters(), self.lr, self.weight_decay, self.schedule, self.warmup_steps
         )
-
-    @torch.no_grad()
-    def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Threshold at equal error on the validation pairs."""
-        metrics = PairMetrics()
-        for batch in batches:
-            metrics.update(self.score(batch)["ctc"], batch)
-        threshold = metrics.equal_error_threshold()
-        if math.isnan(threshold):
-            return {}
-        self.threshold.fill_(threshold)
-        return {"value": threshold, "target": "equal error rate on validation, easy and hard"}
 
     def context(self) -> dict[str, float | None]:
         past, future = self.conformer.context_frames()

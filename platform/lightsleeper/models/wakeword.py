@@ -14,6 +14,7 @@ from lightsleeper_callbacks.repconv import RepConv1d
 from torch import Tensor, nn
 
 from lightsleeper.metrics.detection import FRRAtFalseAlarms
+from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Batch, ExportGraph, Family
 from lightsleeper.models.kws_encoder import SAMPLE_RATE, sample_audio
 from lightsleeper.nn.augment import FeatureAugment, random_gain
@@ -227,33 +228,37 @@ class WakeWord(Family):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if not self.trainer.sanity_checking:
-            self._follow(batch, self.metric)
+            self.observe(batch)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
         self.log("val/score", self.metric.selection(), prog_bar=True, batch_size=1)
-        found = self.metric.results("val/", also=())
-        self.log_dict({name: value.value for name, value in found.items()}, batch_size=1)
-        self.metric.reset()
-        self._state = None
+        super().on_validation_epoch_end()
 
     def on_validation_end(self) -> None:
         self._shipped = ()
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def observe(self, batch: Batch) -> None:
         self._follow(batch, self.metric)
-        # Test sets come one after the other; close each at its last batch.
-        if batch_idx + 1 == self.trainer.num_test_batches[dataloader_idx]:
-            name = self.trainer.datamodule.test_names[dataloader_idx]  # type: ignore[attr-defined]
-            threshold = None if self.threshold.isnan() else float(self.threshold)
-            found = self.metric.results(f"test/{name}/" if name else "test/", threshold=threshold)
-            self.measured.update(found)
-            self.log_dict({key: value.value for key, value in found.items()}, add_dataloader_idx=False, batch_size=1)
-            self.curves[name or "test"] = self.metric.curve()
-            self.details[name or "test"] = self._keywords(threshold)
-            self.metric.reset()
-            self._state = None
+
+    def results(self, prefix: str, intervals: bool) -> dict[str, Measurement]:
+        if not intervals:
+            return self.metric.results(prefix, also=())
+        return self.metric.results(prefix, threshold=self._own_threshold())
+
+    def test_curves(self) -> dict[str, dict[str, Any]]:
+        return {"": self.metric.curve()}
+
+    def test_details(self) -> dict[str, list[Any]]:
+        return self._keywords(self._own_threshold())
+
+    def forget(self) -> None:
+        super().forget()
+        self._state = None
+
+    def _own_threshold(self) -> float | None:
+        return None if self.threshold.isnan() else float(self.threshold)
 
     def _keywords(self, threshold: float | None) -> dict[str, list[Any]]:
         """Each keyword of a test by column, for comparisons that pair them (bench wakeword)."""
