@@ -60,6 +60,7 @@ def test_an_overlay_fits_the_recipe_it_names_and_is_refused_clearly_elsewhere(
         assert base.relative_to(ROOT).as_posix() not in command(overlay), error
 
 
+@pytest.mark.slow
 def test_the_main_recipe_goes_through_every_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

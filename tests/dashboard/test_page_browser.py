@@ -135,6 +135,7 @@ def walk(page: Page, content: dict[str, Any]) -> None:
         assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view
 
 
+@pytest.mark.slow
 def test_5000_runs_open_within_three_seconds_in_15_mb(browser, tmp_path):
     path = write(tmp_path, made_up(5000))
     assert path.stat().st_size < 15e6

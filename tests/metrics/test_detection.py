@@ -195,7 +195,7 @@ WORKER = """
 """
 
 
-@pytest.mark.parametrize("layout", ["split", "one rank empty"])
+@pytest.mark.parametrize("layout", ["split", pytest.param("one rank empty", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(layout: str, tmp_path: Path):
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))

@@ -105,6 +105,7 @@ def test_two_machines_finish_a_study_together_and_no_trial_runs_twice(server: st
     assert states(server, "pg-1") == ["COMPLETE"] * 8
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_machine_that_died_runs_again_on_the_other(
     server: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
