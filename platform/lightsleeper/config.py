@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lightsleeper.deploy.formats import FormatName
 from lightsleeper.errors import UserError
 
 Stage = Literal["fit", "finalize", "test", "export", "benchmark"]
@@ -18,9 +19,7 @@ class RunConfig:
 
     stages: list[Stage] = field(default_factory=lambda: list(STAGES))
     """Stages to go through, in this order: fit, finalize, test, export, benchmark. Later ones need the model of fit."""
-    formats: list[Literal["onnx", "packed", "coreml", "transformers", "onnx_int8", "litert_int8"]] = field(
-        default_factory=lambda: ["onnx"]
-    )
+    formats: list[FormatName] = field(default_factory=lambda: ["onnx"])
     """File formats the finalized model is exported to: onnx; packed, its weights with clustered ones as tables and
     indices of a few bits; coreml, a zipped package, palettised; transformers, a folder for `from_pretrained`;
     onnx_int8 and litert_int8, wake words quantised for small devices, judged on the test streams."""

@@ -1,10 +1,13 @@
 import hashlib
+from importlib import import_module
+from typing import get_args
 
 import onnx
 import pytest
 import torch
 from lightsleeper.deploy import export as module
 from lightsleeper.deploy.export import OPSET, export
+from lightsleeper.deploy.formats import FORMATS, FormatName
 from lightsleeper.deploy.parity import ParityError
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import ExportGraph
@@ -119,3 +122,10 @@ def test_log_add_exp_keeps_its_range(tmp_path, monkeypatch, matcher):
     )
     monkeypatch.setattr(matcher, "export_spec", lambda: [graph])
     assert export(matcher, tmp_path, ["onnx"], parity_inputs=4)[0]["parity"]["max_abs_diff"] < 1e-4
+
+
+def test_the_table_of_formats_names_every_format_and_a_writer_of_each():
+    assert set(FORMATS) == set(get_args(FormatName))
+    for row in FORMATS.values():
+        module_name, _, function = row.writer.rpartition(".")
+        assert callable(getattr(import_module(module_name), function)), row.writer

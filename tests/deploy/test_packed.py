@@ -143,7 +143,7 @@ def test_a_saved_family_is_packed_and_gives_the_same_outputs(matcher, tmp_path, 
 
 
 def test_export_writes_it_behind_the_headline_graph(matcher, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightsleeper.deploy.export._export_onnx", lambda *_: {"format": "onnx"})
+    monkeypatch.setattr("lightsleeper.deploy.export.write_graphs", lambda *_: [{"format": "onnx"}] * 2)
     artifacts = export(matcher, tmp_path, ["packed", "onnx"])
     assert [artifact["format"] for artifact in artifacts] == ["onnx", "onnx", "packed"]
     entry = artifacts[-1]

@@ -13,8 +13,8 @@ from deploy.small_files import exported, folded, logits, streams
 from lightsleeper.deploy.benchmark import benchmark
 from lightsleeper.deploy.c_array import write_c_array
 from lightsleeper.deploy.detector import OnnxStream, StreamingDetector
-from lightsleeper.deploy.export import export
-from lightsleeper.deploy.small import Streams, calibration, check_small, export_small, macs, open_file, split
+from lightsleeper.deploy.export import Job, export
+from lightsleeper.deploy.small import Streams, calibration, check_small, macs, open_file, split, write_small
 from lightsleeper.errors import UserError
 from lightsleeper.models.dnn_hmm import DNNHMM
 from lightsleeper.tracking.page import _latency
@@ -75,7 +75,7 @@ def test_int8_scores_are_close_to_the_float_file():
 def test_test_streams_decide_nothing_about_the_file(tmp_path):
     folder, (plain, entry) = exported("cnn", *BOTH)
     shutil.copy(folder / plain["path"], tmp_path)
-    (again,) = export_small(folded("cnn"), tmp_path, ["onnx_int8"], streams(test=4, seconds=24), [dict(plain)])
+    (again,) = write_small(folded("cnn"), tmp_path, Job(["onnx_int8"], 64, streams(test=4, seconds=24), [dict(plain)]))
     assert again["sha256"] == entry["sha256"]
     assert again["threshold"] == entry["threshold"]
     assert (entry["metrics"]["test/frr"]["n"], again["metrics"]["test/frr"]["n"]) == (5, 6)

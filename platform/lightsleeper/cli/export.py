@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightsleeper.cli.sources import add_source, locate, positive
+from lightsleeper.deploy.formats import FORMATS
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ HELP = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser, onnx=False)
-    formats = "onnx, packed, coreml, transformers, onnx_int8, litert_int8; default: onnx"
+    formats = f"{', '.join(FORMATS)}; default: onnx"
     parser.add_argument("--formats", nargs="+", default=["onnx"], metavar="FORMAT", help=formats)
     parser.add_argument("--out", metavar="DIR", help="folder to write to; default: ./export-<run id>")
     parser.add_argument("--parity-inputs", type=positive, default=64, metavar="N", help="inputs compared, default 64")
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     folder = locate(args.source, args.runs_dir)
-    from lightsleeper.deploy.export import INT8, check_formats, export
+    from lightsleeper.deploy.export import check_formats, export, need_streams
 
     check_formats(args.formats)
     from lightsleeper.deploy.finalize import load_model
@@ -38,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if out.resolve() == own.resolve():
         raise UserError(f"--out {out} holds the files that the record of {run_id} describes; give another folder.")
     model, streams = load_model(folder), None
-    if set(args.formats) & set(INT8):
+    if need_streams(args.formats):
         from lightsleeper.deploy.small import check_small
 
         check_small(type(model), args.formats)
@@ -77,6 +78,8 @@ def _proof(artifact: dict[str, Any]) -> str:
         return f"{artifact['packed']['palettized']} weights as tables and indices, converted but not run"
     if artifact["precision"] == "int8":
         return _heard(artifact)
+    if "inputs" not in parity:
+        return "written"
     return (
         f"differs by at most {parity['max_abs_diff']:.2g} on {parity['inputs']} inputs, "
         f"{parity['max_scaled_diff']:.2g} of the value (accepted {parity['tolerance']:g})"

@@ -10,6 +10,8 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightsleeper.deploy.files import gzip_bytes, replacing, sha256
+from lightsleeper.deploy.formats import FORMATS, FormatName
 from lightsleeper.deploy.parity import ParityError, prove
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.models.family import ExportGraph, Family
@@ -24,13 +27,23 @@ from lightsleeper.models.family import ExportGraph, Family
 if TYPE_CHECKING:
     from lightsleeper.deploy.small import Streams
 
-__all__ = ["FORMATS", "OPSET", "ParityError", "export"]
+__all__ = ["OPSET", "Job", "ParityError", "export"]
 
-FORMATS = ("onnx", "packed", "coreml", "transformers", "onnx_int8", "litert_int8")
-INT8 = ("onnx_int8", "litert_int8")
 PACKED = "packed.safetensors"
 TRANSFORMERS = "transformers"  # folder
 OPSET = 18
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a writer is asked for beside the model and the folder."""
+
+    formats: Sequence[str]
+    """Those of this writer."""
+    parity_inputs: int
+    streams: "Streams | None"
+    artifacts: Sequence[dict[str, Any]]
+    """The record's entries of what was written before."""
 
 
 def export(
@@ -40,28 +53,20 @@ def export(
     parity_inputs: int = 64,
     streams: "Streams | None" = None,
 ) -> list[dict[str, Any]]:
-    """Write ``model`` to ``folder`` in each of ``formats``: as ``onnx`` every graph of ``model.export_spec()``, the
-    headline graph first; behind them as ``packed`` all weights in one file, as ``coreml`` every graph once more (see
-    ``deploy.packed``, ``deploy.palettized``); as ``onnx_int8`` and ``litert_int8`` the headline graph quantised, which
-    needs ``streams`` to calibrate and judge it (``deploy.small``).
+    """Write ``model`` to ``folder`` in each of ``formats`` (``deploy.formats``), ONNX and its headline graph first.
 
-    ``model`` is a finalized one (CPU, float32, eval). Returns the record's ``artifacts`` entries, paths relative to
-    ``folder``. Raises ParityError when a file differs from the model, UserError for an unknown format, a graph that
-    cannot be exported and a folder that cannot be written; a file that fails leaves an older one untouched.
+    ``model`` is a finalized one (CPU, float32, eval); ``streams`` are for formats that need them. Returns the record's
+    ``artifacts`` entries, paths relative to ``folder``. Raises ParityError when a file differs from the model,
+    UserError for an unknown format, a graph that cannot be exported and a folder that cannot be written; a file that
+    fails leaves an older one untouched.
     """
     check_formats(formats)
-    folder = Path(folder)
-    artifacts = [_export_onnx(graph, folder, parity_inputs) for graph in model.export_spec() if "onnx" in formats]
-    if "packed" in formats:
-        artifacts.append(_export_packed(model, folder))
-    if "coreml" in formats:
-        artifacts += [_export_coreml(graph, folder) for graph in model.export_spec()]
-    if "transformers" in formats:
-        artifacts.append(_export_transformers(model, folder))
-    if quantized := [name for name in formats if name in INT8]:
-        from lightsleeper.deploy.small import export_small
-
-        artifacts += export_small(model, folder, quantized, streams, artifacts)
+    artifacts: list[dict[str, Any]] = []
+    for writer in dict.fromkeys(row.writer for name, row in FORMATS.items() if name in formats):
+        named = [name for name, row in FORMATS.items() if name in formats and row.writer == writer]
+        module, _, function = writer.rpartition(".")
+        write = getattr(import_module(module), function)
+        artifacts += write(model, Path(folder), Job(named, parity_inputs, streams, artifacts))
     return artifacts
 
 
@@ -74,17 +79,24 @@ def check_formats(formats: Sequence[str]) -> None:
         raise UserError(f"no export format given: expected one of {', '.join(FORMATS)}.")
 
 
-def _export_onnx(graph: ExportGraph, folder: Path, parity_inputs: int) -> dict[str, Any]:
+def need_streams(formats: Sequence[str]) -> bool:
+    return any(row.streams for name, row in FORMATS.items() if name in formats)
+
+
+def write_graphs(model: Family, folder: Path, job: Job) -> list[dict[str, Any]]:
     from lightsleeper.deploy.runtime import OnnxGraph
 
-    path = folder / f"{graph.name}.onnx"
-    with replacing(path) as temporary:
-        write_onnx(graph, temporary)
-        parity = prove(graph, OnnxGraph(temporary).run, parity_inputs)
-    return _artifact("onnx", path, folder, parity)
+    artifacts = []
+    for graph in model.export_spec():
+        path = folder / f"{graph.name}.onnx"
+        with replacing(path) as temporary:
+            write_onnx(graph, temporary)
+            parity = prove(graph, OnnxGraph(temporary).run, job.parity_inputs)
+        artifacts.append(_artifact("onnx", path, folder, parity))
+    return artifacts
 
 
-def _export_packed(model: Family, folder: Path) -> dict[str, Any]:
+def write_packed(model: Family, folder: Path, job: Job) -> list[dict[str, Any]]:
     from lightsleeper.deploy import packed
 
     path = folder / PACKED
@@ -95,10 +107,10 @@ def _export_packed(model: Family, folder: Path) -> dict[str, Any]:
         except ValueError as error:
             raise ParityError(f"{path.name}: {error}.") from error
     parity = {"max_abs_diff": 0.0, "tensors": len(model.state_dict())}  # every bit was compared
-    return _artifact("packed", path, folder, parity, packed=facts)
+    return [_artifact("packed", path, folder, parity, packed=facts)]
 
 
-def _export_transformers(model: Family, folder: Path) -> dict[str, Any]:
+def write_transformers(model: Family, folder: Path, job: Job) -> list[dict[str, Any]]:
     """`transformers/` below ``folder``: config, weights, and what the run adds (a tokenizer)."""
     target = folder / TRANSFORMERS
     try:
@@ -113,22 +125,25 @@ def _export_transformers(model: Family, folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}.") from error
     parity = {"max_abs_diff": 0.0}  # every tensor was read back and compared
-    return _artifact("transformers", target / "model.safetensors", folder, parity, latency=[])
+    return [_artifact("transformers", target / "model.safetensors", folder, parity, latency=[])]
 
 
-def _export_coreml(graph: ExportGraph, folder: Path) -> dict[str, Any]:
+def write_coreml(model: Family, folder: Path, job: Job) -> list[dict[str, Any]]:
     from lightsleeper.deploy import palettized
 
-    path = folder / f"{graph.name}{palettized.SUFFIX}"
-    facts = palettized.write_coreml(graph, path)
-    return _artifact("coreml", path, folder, {}, packed=facts)  # no parity: nothing but a Mac can run it
+    artifacts = []
+    for graph in model.export_spec():
+        path = folder / f"{graph.name}{palettized.SUFFIX}"
+        facts = palettized.write_coreml(graph, path)
+        artifacts.append(_artifact("coreml", path, folder, {}, packed=facts))  # no parity: only a Mac can run it
+    return artifacts
 
 
-def _artifact(file_format: str, path: Path, folder: Path, parity: dict[str, Any], **more: Any) -> dict[str, Any]:
+def _artifact(name: FormatName, path: Path, folder: Path, parity: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The record's entry for a file below ``folder``."""
     return {
-        "format": file_format,
-        "precision": "palettized" if file_format in ("packed", "coreml") else "fp32",
+        "format": name,
+        "precision": FORMATS[name].precision,
         "path": path.relative_to(folder).as_posix(),
         "sha256": sha256(path),
         "bytes": path.stat().st_size,

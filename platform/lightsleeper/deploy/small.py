@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightsleeper.deploy.c_array import write_c_array
 from lightsleeper.deploy.detector import Frames, OnnxStream, StreamModel, TorchStream
-from lightsleeper.deploy.export import INT8, write_onnx
+from lightsleeper.deploy.export import Job, need_streams, write_onnx
 from lightsleeper.deploy.files import gzip_bytes, replacing, sha256
 from lightsleeper.deploy.runtime import OnnxGraph
 from lightsleeper.errors import UserError
@@ -96,7 +96,7 @@ class OnnxNetwork:
 def check_small(family: type, formats: Sequence[str], who: str = "") -> None:
     """Raise UserError, beginning with ``who``, where ``family`` has no file of a format for small devices."""
     for name in formats:
-        if name in INT8 and not issubclass(family, WakeWord):
+        if need_streams([name]) and not issubclass(family, WakeWord):
             raise UserError(f"{who}{name} is for wake-word detectors, which {family.__name__} is not.")
     if "litert_int8" in formats and issubclass(family, DNNHMM):
         raise UserError(
@@ -105,14 +105,13 @@ def check_small(family: type, formats: Sequence[str], who: str = "") -> None:
         )
 
 
-def export_small(
-    model: Family, folder: Path, formats: Sequence[str], streams: Streams | None, artifacts: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Write ``model`` to ``folder`` in those of ``formats`` that are ours; the record's entries.
+def write_small(model: Family, folder: Path, job: Job) -> list[dict[str, Any]]:
+    """Write ``model`` to ``folder`` in the int8 formats of ``job``; the record's entries.
 
-    ``artifacts``: those already written; the float ONNX file among them gets ``metrics``. Raises UserError for another
-    family, without ``streams``, and what the files' own writers raise.
+    The float ONNX file, if one was written before, gets ``metrics``. Raises UserError for another family, without
+    streams, and what the files' own writers raise.
     """
+    formats, streams, artifacts = job.formats, job.streams, job.artifacts
     check_small(type(model), formats)
     assert isinstance(model, WakeWord)
     if streams is None:

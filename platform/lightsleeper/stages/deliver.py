@@ -110,7 +110,7 @@ def test(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
 def export(parts: Parts, folder: Path) -> Fields:
     """Write the files of `run.formats`, prove them equal, score some test rows with the headline graph."""
     model = deliverables.load_model(folder / EXPORT)
-    streams = data_streams(parts.data) if set(parts.run.formats) & set(exports.INT8) else None
+    streams = data_streams(parts.data) if exports.need_streams(parts.run.formats) else None
     artifacts = exports.export(model, folder / EXPORT, parts.run.formats, parts.run.parity_inputs, streams)
     if "transformers" in parts.run.formats and (save := getattr(parts.data, "save_tokenizer", None)):
         save(folder / EXPORT / exports.TRANSFORMERS)

@@ -17,6 +17,7 @@ from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.config import RunConfig, TrackingConfig
 from lightsleeper.data.cache import cache_folder, cache_path, free_bytes
+from lightsleeper.deploy.formats import FORMATS
 from lightsleeper.deploy.small import check_small
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.models.family import Family
@@ -28,15 +29,6 @@ from lightsleeper.tracking.runs import finished_with
 
 FREE_BYTES = 300 * 10**6
 """Least free space: the embedded corpus, a few checkpoints and the exported files take about a third of it."""
-
-FORMAT_PACKAGES: dict[str, tuple[str, ...]] = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "packed": (),
-    "transformers": ("transformers",),
-    "coreml": ("coremltools",),
-    "onnx_int8": ("onnx", "onnxscript", "onnxruntime"),
-    "litert_int8": ("litert_torch", "ai_edge_quantizer"),
-}
 
 
 @dataclass
@@ -125,7 +117,7 @@ def check_settings(todo: Plan) -> None:
         raise UserError("run.stages: benchmark needs export, whose files it times.")
     if "export" in settings.stages:
         for file_format in settings.formats:
-            need_packages(FORMAT_PACKAGES[file_format], f"run.formats: {file_format}")
+            need_packages(FORMATS[file_format].packages, f"run.formats: {file_format}")
     check_model(parsing.find_class(todo.config["model"]["class_path"]), settings)
     check_trainer(todo)
     weights_and_biases.wanted_mode(TrackingConfig(**todo.config["tracking"]))
