@@ -19,6 +19,8 @@ from lightsleeper_callbacks.kmeans import kmeans
 from lightsleeper_callbacks.layout import Layout
 from lightsleeper_callbacks.weights import Target, Transform, attach, attached, carried, detach, find
 
+CATALOG = ("EDKMClustering",)
+
 Backend = Literal["auto", "dense", "saved", "table", "chunked"]
 BACKENDS = ("auto", "dense", "saved", "table", "chunked")
 KINDS = ("Linear", "Conv", "Embedding", "MultiheadAttention")

@@ -20,6 +20,8 @@ from lightsleeper_callbacks.finalize import NotExactError
 from lightsleeper_callbacks.foldable import IDENTITY, Folded, folds, put
 from lightsleeper_callbacks.structure import FOLDS, Structure, describe
 
+CATALOG = ("FoldOnExport",)
+
 
 class FoldOnExport(Compression):
     """Folds re-parameterisable modules and batch norms into plain layers.

@@ -15,6 +15,8 @@ from lightsleeper_callbacks.schedule import cubic
 
 __all__ = ["MagnitudePruning"]
 
+CATALOG = ("MagnitudePruning",)
+
 
 class MagnitudePruning(Pruning):
     """Prune the smallest weights, N:M groups or channels by a hard mask that grows during training.

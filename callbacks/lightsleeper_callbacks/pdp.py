@@ -18,6 +18,8 @@ from lightsleeper_callbacks.schedule import cubic
 
 __all__ = ["PDPMasking"]
 
+CATALOG = ("PDPMasking",)
+
 
 class PDPMasking(Pruning):
     """Prune weights, N:M groups or channels during training.

@@ -42,6 +42,8 @@ from lightsleeper_callbacks.subclone_wiring import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+CATALOG = ("SubcloneInitialization",)
+
 Order = Literal["importance", "random", "first"]
 Scaling = Literal["sqrt", "none", "measured"]
 

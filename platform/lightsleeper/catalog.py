@@ -1,39 +1,31 @@
-"""Sections of a recipe, and short class names -> dotted paths. Strings only: looking a name up imports nothing."""
+"""Sections of a recipe, and short class names -> dotted paths. Looking a name up reads files and imports nothing."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
 
 SECTIONS = ("seed_everything", "requires", "model", "data", "callbacks", "trainer", "run", "tracking")
 
-MODELS: dict[str, str] = {
-    "PhonemeCTC": "lightsleeper.models.kws_encoder.PhonemeCTC",
-    "KeywordDSP": "lightsleeper.models.kws_dsp.KeywordDSP",
-    "KeywordCMCD": "lightsleeper.models.kws_cmcd.KeywordCMCD",
-    "SpokenWordCNN": "lightsleeper.models.small_cnn.SpokenWordCNN",
-    "SpokenWordBCResNet": "lightsleeper.models.bc_resnet.SpokenWordBCResNet",
-    "WakeWordCNN": "lightsleeper.models.wakeword_cnn.WakeWordCNN",
-    "BCResNet": "lightsleeper.models.bc_resnet.BCResNet",
-    "HEiMDaL": "lightsleeper.models.heimdal.HEiMDaL",
-    "DNNHMM": "lightsleeper.models.dnn_hmm.DNNHMM",
-    "DSTCN": "lightsleeper.models.ds_tcn.DSTCN",
-    "CausalLM": "lightsleeper.models.causal_lm.CausalLM",
-    "Classifier": "lightsleeper.models.classifier.Classifier",
-}
-DATA: dict[str, str] = {
-    "SpokenPhrases": "lightsleeper.data.spoken_phrases.SpokenPhrases",
-    "SpokenWords": "lightsleeper.data.spoken_words.SpokenWords",
-    "WakeWords": "lightsleeper.data.wake_words.WakeWords",
-    "SpeechCommands": "lightsleeper.data.speech_commands.SpeechCommands",
-    "LibriPhrase": "lightsleeper.data.libriphrase.LibriPhrase",
-    "AudioFolder": "lightsleeper.data.audio_folder.AudioFolder",
-    "LocalText": "lightsleeper.data.local_text.LocalText",
-    "LabelledText": "lightsleeper.data.classification.LabelledText",
-    "LabelledImages": "lightsleeper.data.classification.LabelledImages",
-}
-COMPRESSIONS: dict[str, str] = {
-    "SubcloneInitialization": "lightsleeper_callbacks.subclone.SubcloneInitialization",
-    "FoldOnExport": "lightsleeper_callbacks.fold.FoldOnExport",
-    "PDPMasking": "lightsleeper_callbacks.pdp.PDPMasking",
-    "MagnitudePruning": "lightsleeper_callbacks.magnitude.MagnitudePruning",
-    "EDKMClustering": "lightsleeper_callbacks.edkm.EDKMClustering",
-}
+_NAMED = re.compile(r"^CATALOG = \((.*?)\)", re.MULTILINE | re.DOTALL)
+
+
+def _shipped(package: str) -> dict[str, str]:
+    """Short name -> dotted path of the classes that the files of a package offer to recipes, in their ``CATALOG``."""
+    top, _, below = package.partition(".")
+    spec = find_spec(top)
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent / below.replace(".", "/")
+    found: dict[str, str] = {}
+    for file in sorted(folder.glob("*.py")):
+        if named := _NAMED.search(file.read_text(encoding="utf-8")):
+            found |= {name: f"{package}.{file.stem}.{name}" for name in re.findall(r'"(\w+)"', named[1])}
+    return found
+
+
+MODELS = _shipped("lightsleeper.models")
+DATA = _shipped("lightsleeper.data")
+COMPRESSIONS = _shipped("lightsleeper_callbacks")
 CALLBACKS: dict[str, str] = COMPRESSIONS | {
     name: f"lightning.pytorch.callbacks.{name}"
     for name in (

@@ -25,6 +25,8 @@ from lightsleeper.data.speaker_split import TEST, UNKNOWN_SPEAKERS, UNSEEN_WORDS
 from lightsleeper.data.spoken_phrases import SpokenPhrases
 from lightsleeper.errors import UserError
 
+CATALOG = ("AudioFolder",)
+
 CLOSED_SET_TEXTS = 50  # up to here every clip meets every text; above, episodes as in LibriPhrase
 
 Paths = str | Path | list[str]

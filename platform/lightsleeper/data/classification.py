@@ -25,6 +25,8 @@ from lightsleeper.data.statements import KINDS, statement_rows
 from lightsleeper.data.tokens import END, Tokenized
 from lightsleeper.errors import UserError
 
+CATALOG = ("LabelledText", "LabelledImages")
+
 STATEMENTS = {"train": 24_000, "val": 2_400, "test": 2_400}
 PAD = 0  # a byte that no text holds
 

@@ -29,6 +29,8 @@ from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.segments import Segments, refuse
 from lightsleeper.errors import UserError, did_you_mean
 
+CATALOG = ("LibriPhrase",)
+
 LONGEST_PHRASE = 4
 VAL_TEXTS = 200  # per word count
 _VERSION = 1

@@ -22,6 +22,8 @@ from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.tokens import END, Stream, Tokenized, encode_bytes, encode_with, open_streams
 from lightsleeper.errors import UserError
 
+CATALOG = ("LocalText",)
+
 IGNORED = -100
 
 

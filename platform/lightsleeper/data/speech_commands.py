@@ -30,6 +30,8 @@ from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.spoken_words import fit
 from lightsleeper.errors import UserError, did_you_mean
 
+CATALOG = ("SpeechCommands",)
+
 SILENCE, UNKNOWN, NOISE = "_silence_", "_unknown_", "_background_noise_"
 TEN = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}

@@ -36,6 +36,8 @@ from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.synthesis import VARIANTS
 from lightsleeper.errors import UserError
 
+CATALOG = ("SpokenPhrases",)
+
 _TEST_PARTS = {"test": "", "unseen_words": "unseen_words"}  # part -> name of the test set
 
 

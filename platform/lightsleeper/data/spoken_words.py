@@ -34,6 +34,8 @@ from lightsleeper.data.speaker_split import TEST, set_name, split_by_speaker
 from lightsleeper.data.synthesis import VARIANTS
 from lightsleeper.errors import UserError
 
+CATALOG = ("SpokenWords",)
+
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "forward", "backward")
 PARTS = ("train", "val", TEST)
 

@@ -35,6 +35,8 @@ from lightsleeper.data.wake_recordings import Parts, check_takes, find_takes, re
 from lightsleeper.data.wake_script import PARTS, WakeSpec, write_script
 from lightsleeper.errors import UserError
 
+CATALOG = ("WakeWords",)
+
 UTTERANCES_PER_HOUR = 1100  # of running speech in a stream: about as many as are said
 STREAM_HOURS = 1.0  # longest stream: processes of a distributed run share streams
 GUARD_S = 1.5  # after a keyword: no negative audio (tolerance and refractory time of the metric's defaults)

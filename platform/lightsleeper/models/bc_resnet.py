@@ -17,6 +17,8 @@ from lightsleeper.nn.causal import TrailingMean
 from lightsleeper.nn.optimizer import scheduled_sgd
 from lightsleeper.nn.ranges import at_least
 
+CATALOG = ("SpokenWordBCResNet", "BCResNet")
+
 MASKED_BANDS = {1.5: 1, 2: 3, 3: 5, 6: 7, 8: 7}  # widest frequency mask by tau; none for tau 1
 
 

@@ -21,6 +21,8 @@ from lightsleeper.models.hub import HubFamily
 from lightsleeper.nn.optimizer import Schedule
 from lightsleeper.nn.ranges import at_least
 
+CATALOG = ("CausalLM",)
+
 IGNORED = -100  # a target that is not scored
 FLOAT_BYTES = 4
 

@@ -20,6 +20,8 @@ from lightsleeper.models.hub import HubFamily
 from lightsleeper.nn.optimizer import Schedule
 from lightsleeper.nn.ranges import at_least, share
 
+CATALOG = ("Classifier",)
+
 INPUTS = ("input_ids", "attention_mask", "pixel_values")
 
 

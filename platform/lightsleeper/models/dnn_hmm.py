@@ -29,6 +29,8 @@ from lightsleeper.nn.keyword_chain import (
 from lightsleeper.nn.optimizer import total_steps
 from lightsleeper.nn.ranges import above_zero, at_least, share
 
+CATALOG = ("DNNHMM",)
+
 STRIDE = 2  # frames of 10 ms per step of the DNN
 LIKE, UNLIKE = 0.8, 0.4  # overlap with the keyword (IoU) from which, and up to which, windows teach
 WINDOWS = 2  # of each kind, per clip

@@ -12,6 +12,8 @@ from lightsleeper.models.wakeword_labels import LabelledWakeWord, Labels
 from lightsleeper.nn.causal import Chain, Residual, conv
 from lightsleeper.nn.ranges import at_least, share
 
+CATALOG = ("DSTCN",)
+
 
 class DSTCN(LabelledWakeWord):
     """Depthwise-separable temporal convolutional network, one logit every 10 ms.

@@ -19,6 +19,8 @@ from lightsleeper.nn.bc_resnet import trunk, trunk_width
 from lightsleeper.nn.ranges import at_least
 from lightsleeper.nn.wake_labels import frame_labels, offset_loss
 
+CATALOG = ("HEiMDaL",)
+
 
 class HEiMDaL(LabelledWakeWord):
     """Detection and localisation of a wake word, frame by frame.

@@ -29,6 +29,8 @@ from lightsleeper.nn.ranges import above_zero, at_least, share
 from lightsleeper.nn.schedule import warmup_cosine
 from lightsleeper.phones import BLANK, CLASSES, PHONES
 
+CATALOG = ("KeywordCMCD",)
+
 BANDWIDTH = 0.2  # of the Gaussian diagonal, in shares of the clip (published)
 FOCUSING = 2.0  # exponent of the focal loss: the usual value
 

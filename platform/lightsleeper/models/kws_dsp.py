@@ -24,6 +24,8 @@ from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.text import Token
 from lightsleeper.phones import BLANK, PHONES
 
+CATALOG = ("KeywordDSP",)
+
 Score = Literal["fused", "dsp", "ctc"]
 EXPORT_PHONES = 48  # longest keyword of an exported graph, in phones: four long words
 EXPORT_WORDS = 8

@@ -26,6 +26,8 @@ from lightsleeper.nn.ranges import above_zero, at_least, share
 from lightsleeper.nn.streaming import EncoderStream, bounded_state_bytes
 from lightsleeper.phones import CLASSES, PHONES
 
+CATALOG = ("PhonemeCTC",)
+
 SAMPLE_RATE = 16_000  # Hz
 FRAME_MS = 40.0  # one encoder frame: four hops of 10 ms
 REACH_MS = 45.0  # by which its seven feature frames of 25 ms reach beyond it

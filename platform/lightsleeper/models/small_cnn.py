@@ -20,6 +20,8 @@ from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.streaming import FeatureStream
 
+CATALOG = ("SpokenWordCNN",)
+
 FIRST_KERNEL, FIRST_STRIDE = 5, 2
 FRAME_MS = HOP_MS * FIRST_STRIDE  # of everything behind the first convolution
 

@@ -16,6 +16,8 @@ from lightsleeper.models.wakeword_labels import LabelledWakeWord
 from lightsleeper.nn.causal import TrailingMean, conv
 from lightsleeper.nn.ranges import at_least
 
+CATALOG = ("WakeWordCNN",)
+
 FIRST_KERNEL, FIRST_STRIDE = 5, 2
 
 
