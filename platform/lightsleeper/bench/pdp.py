@@ -22,6 +22,7 @@ from torch import Tensor
 from lightsleeper.bench import pdp_accuracy
 from lightsleeper.bench.conditions import conditions, torch_threads
 from lightsleeper.bench.pdp_nets import ByteLM, ResidualCNN, Trained
+from lightsleeper.deploy.benchmark import machine_lock
 from lightsleeper.errors import UserError
 
 PARTS = ("step", "accuracy")
@@ -50,7 +51,8 @@ def run(args: Any) -> dict[str, Any]:
         print("PDP: " + ", ".join(f"{name} {value}" for name, value in result["conditions"].items()))
         if "step" in chosen:
             result["equality"] = equality()
-            result["step"] = step(args.repeats or (3 if args.quick else 15), args.quick)
+            with machine_lock():
+                result["step"] = step(args.repeats or (3 if args.quick else 15), args.quick)
             print(render_step(result))
         if "accuracy" in chosen:
             folder = None if args.out is None else Path(args.out)

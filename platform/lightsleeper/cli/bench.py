@@ -22,6 +22,8 @@ METHODS = {
     "fold": "re-parameterisation: latency, activation bytes and equality, folded against branched and plain",
 }
 GROUPS = ("branches", "localisation", "bcresnet", "narrow", "ablation", "labels")  # of bench/wakeword_arms.py
+TRAINING = ("pdp", "subclone", "wakeword")
+"""Hours of trainings, beside which others may measure: these take the machine's lock where they measure speed."""
 TARGET_LOADER = 0.05
 TARGET_OVERHEAD = 1.05
 
@@ -92,8 +94,7 @@ def main(args: argparse.Namespace) -> int:
     from lightsleeper.deploy.benchmark import machine_lock
     from lightsleeper.stages.console import stoppable
 
-    # Hours of trainings, whose own benchmarks need the lock: bench/wakeword.py takes it where it measures speed.
-    with nullcontext() if args.what == "wakeword" else machine_lock(), stoppable():
+    with nullcontext() if args.what in TRAINING else machine_lock(), stoppable():
         result = {"dsp": dsp, "loader": loader, "overhead": overhead}.get(args.what, method)(args)
     if args.json:
         write_json(Path(args.json), result)
