@@ -22,7 +22,7 @@ FORBIDDEN = {
     "data": ("models", "nn", *UPPER),
     "nn": ("models", "data", *UPPER),
     "metrics": ("models", "nn", "data", *UPPER),
-    "models": UPPER,
+    "models": ("data", *UPPER),
     "deploy": ("tracking", "dashboard", "search", *PROGRAMS),
     "tracking": ("deploy", "dashboard", "search", *PROGRAMS),
     "dashboard": ("models", "nn", "data", "deploy", "search", "parsing", *PROGRAMS),

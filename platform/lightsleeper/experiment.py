@@ -22,6 +22,7 @@ from lightsleeper_callbacks.base import compressions
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.errors import EveryRunError, UserError
+from lightsleeper.files import write_atomic
 from lightsleeper.parsing import Parts
 from lightsleeper.stages import deliver, ranks
 from lightsleeper.stages.checkpoints import seed_everything
@@ -37,17 +38,7 @@ from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
 from lightsleeper.tracking.page import next_steps, page, resume_line
 from lightsleeper.tracking.record import FILE as RECORD
-from lightsleeper.tracking.record import (
-    LATER,
-    Record,
-    RecordFile,
-    Status,
-    knobs,
-    read,
-    status_of,
-    timestamp,
-    write_atomic,
-)
+from lightsleeper.tracking.record import LATER, Record, RecordFile, Status, knobs, read, status_of, timestamp
 from lightsleeper.tracking.runs import LOCK, find, locked, new_folder
 
 RECIPE = "recipe.yaml"

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightsleeper.errors import UserError
+from lightsleeper.files import write_atomic
 from lightsleeper.tracking import record as records
 from lightsleeper.tracking.environment import code_state, environment
-from lightsleeper.tracking.record import Record, RecordFile, knobs, read, status_of, write_atomic
+from lightsleeper.tracking.record import Record, RecordFile, knobs, read, status_of
 
 # Design section 4, and what resuming and linking need beside it.
 DESIGN = (

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from lightsleeper.bench.pdp_nets import ByteLM, ResidualCNN, Trained
-from lightsleeper.deploy.files import replacing
+from lightsleeper.files import replacing
 from lightsleeper.nn.frontend import LogMel
 
 TEST_SPEAKERS = ("theo", "yweweler")

@@ -27,8 +27,8 @@ from torch import Tensor
 from lightsleeper.bench.conditions import conditions, torch_threads
 from lightsleeper.bench.subclone_report import QUARTER, RANDOM, SUBCLONED, render, summarize
 from lightsleeper.data.python_sources import read_text, standard_library
-from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import replacing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

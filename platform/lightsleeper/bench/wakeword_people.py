@@ -20,11 +20,10 @@ import torch
 from lightsleeper import experiment, parsing, recipe
 from lightsleeper.bench.wakeword_pooled import PEOPLE, SENSITIVITIES, SOURCES, summary
 from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, engine_hears, hear, read_heard
-from lightsleeper.data.cache import content_hash
 from lightsleeper.data.streams import Clip, Joined, Stream
 from lightsleeper.data.wake_words import WakeWords
-from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash, replacing
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.stages.plan import Plan, plan
 from lightsleeper.tracking.record import read, status_of

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.streams import HOP, Stream
 from lightsleeper.deploy.detector import StreamingDetector
-from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import replacing
 from lightsleeper.metrics.events import refractory_frames, smoothed
 from lightsleeper.metrics.false_alarms import FalseAlarms
 

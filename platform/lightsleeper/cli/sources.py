@@ -110,7 +110,7 @@ def write_json(path: Path, content: object) -> None:
     """Write a result as JSON, atomically; raises UserError when the place cannot be written."""
     import json
 
-    from lightsleeper.tracking.record import write_atomic
+    from lightsleeper.files import write_atomic
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

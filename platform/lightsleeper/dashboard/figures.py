@@ -12,7 +12,7 @@ from lightsleeper.dashboard.columns import dense
 from lightsleeper.dashboard.drawing import Draw, plain
 from lightsleeper.dashboard.series import Payload, Table
 from lightsleeper.dashboard.views import best, qualities
-from lightsleeper.tracking.record import write_atomic
+from lightsleeper.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

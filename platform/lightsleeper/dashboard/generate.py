@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from lightsleeper.tracking.record import FILE, Artifact, Latency, Measured, Record, write_atomic
+from lightsleeper.files import write_atomic
+from lightsleeper.tracking.record import FILE, Artifact, Latency, Measured, Record
 
 SEEDS = (7, 8, 9)
 # fingerprint -> share of the runs, slowness, processor, cores

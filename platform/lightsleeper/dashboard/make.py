@@ -16,7 +16,7 @@ from lightsleeper.dashboard import index, remote
 from lightsleeper.dashboard.payload import build
 from lightsleeper.dashboard.rows import TABLE
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.tracking.record import write_atomic
+from lightsleeper.files import write_atomic
 
 PAGE = "dashboard.html"
 EVERY_S = 2.0

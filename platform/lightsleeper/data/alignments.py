@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.data.cache import cache_folder, content_hash, replacing
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import cache_folder, content_hash, replacing
 
 SUBSETS = (
     "dev-clean",

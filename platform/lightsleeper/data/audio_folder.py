@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
-from lightsleeper.data.cache import content_hash
 from lightsleeper.data.clip_cache import ClipCache, OnBadFile, cached_clips, check_files
 from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import Recording, check_names, read_manifest
@@ -24,6 +23,7 @@ from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.speaker_split import TEST, UNKNOWN_SPEAKERS, UNSEEN_WORDS, limited, set_name, split_by_speaker
 from lightsleeper.data.spoken_phrases import SpokenPhrases
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 CATALOG = ("AudioFolder",)
 

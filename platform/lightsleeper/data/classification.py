@@ -14,7 +14,6 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from lightsleeper.data.batch import BucketBatchSampler
-from lightsleeper.data.cache import content_hash
 from lightsleeper.data.documents import PARTS, read_files, standard_library
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset, open_processor
 from lightsleeper.data.labelled_rows import ImageRows, Processed, Rows, SquareImage, TextRows
@@ -24,6 +23,7 @@ from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.statements import KINDS, statement_rows
 from lightsleeper.data.tokens import END, Tokenized
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 CATALOG = ("LabelledText", "LabelledImages")
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightsleeper.data.audio import SAMPLE_RATE, AudioError, cut_speech, read_audio
-from lightsleeper.data.cache import cache_folder, content_hash, replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import cache_folder, content_hash, replacing
 
 OnBadFile = Literal["refuse", "skip"]
 _VERSION = 2  # raise when decoding or trimming changes

@@ -17,10 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightsleeper.data.augment import SAMPLE_RATE
-from lightsleeper.data.cache import cache_folder, cache_path, content_hash
 from lightsleeper.data.corpus_build import SHARD_CLIPS, VERSION, Line, build, check_space
 from lightsleeper.data.synthesis import require_espeak
 from lightsleeper.errors import UserError
+from lightsleeper.files import cache_folder, cache_path, content_hash
 
 if TYPE_CHECKING:
     from datasets import Dataset

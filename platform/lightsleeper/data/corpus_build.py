@@ -24,9 +24,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightsleeper.data.augment import SAMPLE_RATE, NoiseBank, Scene, apply, draw_scene, dry_scene
-from lightsleeper.data.cache import free_bytes, replacing
 from lightsleeper.data.synthesis import Engine, Utterance, require_espeak
 from lightsleeper.errors import UserError
+from lightsleeper.files import free_bytes, replacing
 
 VERSION = 1
 """Raise it whenever the same script would give other audio: it is part of the folder's hash."""

@@ -20,8 +20,8 @@ import numpy as np
 import soundfile
 
 from lightsleeper.data.audio import SAMPLE_RATE, AudioError, read_audio
-from lightsleeper.data.cache import content_hash, replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash, replacing
 
 MARKER = "speech.json"
 """Says what the folder holds; written first, so that only a folder of ours is ever written into."""
@@ -134,7 +134,7 @@ def _say_all(clips: Sequence[Clip], folder: Path, program: str, progress: bool) 
 
     console = Console(stderr=True)
     hidden = not (progress and console.is_terminal)
-    # One folder for what is unfinished: cache.replacing asks for the umask, which is not safe in threads.
+    # One folder for what is unfinished: it goes at once when the build is stopped.
     with (
         tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as scratch,
         ThreadPoolExecutor(os.cpu_count()) as pool,

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.data.cache import cache_folder
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import cache_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.augment import Audio
 from lightsleeper.data.batch import SharedEpoch
-from lightsleeper.data.cache import cache_folder, content_hash, free_bytes, replacing
 from lightsleeper.data.streams import FULL_SCALE, Scenery
 from lightsleeper.data.wake_clips import FRAME, WakeClips
 from lightsleeper.errors import UserError
+from lightsleeper.files import cache_folder, content_hash, free_bytes, replacing
 
 VERSION = 1
 _BLOCK = 60 * SAMPLE_RATE  # samples rendered at once

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 from lightsleeper.data.alignments import SUBSETS, WordTable, check_subset, read_alignments, recording, subset_folder
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
-from lightsleeper.data.cache import cache_folder, content_hash
 from lightsleeper.data.clip_cache import OnBadFile
 from lightsleeper.data.libriphrase_build import (
     Phrases,
@@ -28,6 +27,7 @@ from lightsleeper.data.rows import EvaluationRows, NegativeTexts, Pronouncer, Tr
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.segments import Segments, refuse
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import cache_folder, content_hash
 
 CATALOG = ("LibriPhrase",)
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightsleeper.data.alignments import WordTable
-from lightsleeper.data.cache import replacing
 from lightsleeper.data.distance import nearest
 from lightsleeper.data.lexicon import Lexicon
+from lightsleeper.files import replacing
 
 SHORTEST_S, LONGEST_S = 0.5, 2.0  # sum of the words' own durations
 COLUMNS = ("anchor", "anchor_spk", "anchor_text", "anchor_dur", "comparison", "comparison_spk", "comparison_text",

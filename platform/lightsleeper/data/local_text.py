@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.batch import BucketBatchSampler
-from lightsleeper.data.cache import content_hash
 from lightsleeper.data.documents import PARTS, Documents, collect, list_files, read_files, standard_library
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset
 from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.tokens import END, Stream, Tokenized, encode_bytes, encode_with, open_streams
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 CATALOG = ("LocalText",)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.data.cache import cache_folder, content_hash, replacing
 from lightsleeper.data.distance import nearest
+from lightsleeper.files import cache_folder, content_hash, replacing
 
 
 @dataclass

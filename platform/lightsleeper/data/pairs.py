@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.data.cache import content_hash
 from lightsleeper.data.distance import distances, nearest
 from lightsleeper.data.lexicon import Lexicon, Pronounces
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 POSITIVE, EASY, HARD = 0, 1, 2
 KINDS = ("positive", "easy", "hard")

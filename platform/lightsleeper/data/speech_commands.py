@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
-from lightsleeper.data.cache import cache_folder, content_hash, replacing
 from lightsleeper.data.clip_cache import ClipCache, OnBadFile, cached_clips, check_files
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.spoken_words import fit
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import cache_folder, content_hash, replacing
 
 CATALOG = ("SpeechCommands",)
 

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.augment import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
-from lightsleeper.data.cache import content_hash
 from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
 from lightsleeper.data.hard_texts import HardTexts, flatten
 from lightsleeper.data.lexicon import Lexicon, near_words, require_word_list
@@ -35,6 +34,7 @@ from lightsleeper.data.rows import EvaluationRows, Pronouncer
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.synthesis import VARIANTS
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 CATALOG = ("SpokenPhrases",)
 

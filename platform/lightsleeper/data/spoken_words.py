@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
-from lightsleeper.data.cache import content_hash
 from lightsleeper.data.clip_cache import OnBadFile, cached_clips, check_files
 from lightsleeper.data.corpus import check_buildable, open_or_build
 from lightsleeper.data.corpus_build import Line
@@ -33,6 +32,7 @@ from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.speaker_split import TEST, set_name, split_by_speaker
 from lightsleeper.data.synthesis import VARIANTS
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 CATALOG = ("SpokenWords",)
 

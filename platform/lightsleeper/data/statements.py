@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from filelock import FileLock
 
-from lightsleeper.data.cache import cache_folder, content_hash, replacing
 from lightsleeper.data.documents import Document, Documents
 from lightsleeper.errors import UserError
+from lightsleeper.files import cache_folder, content_hash, replacing
 
 KINDS = ("assign", "call", "def", "for", "if", "raise", "return", "try")
 VERSION = 1

@@ -15,10 +15,10 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from lightsleeper.data.cache import cache_folder, content_hash, replacing
 from lightsleeper.data.documents import Document
 from lightsleeper.data.hub_data import open_tokenizer
 from lightsleeper.errors import UserError
+from lightsleeper.files import cache_folder, content_hash, replacing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

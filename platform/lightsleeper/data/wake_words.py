@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
-from lightsleeper.data.cache import content_hash
 from lightsleeper.data.clip_cache import ClipCache, OnBadFile
 from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
 from lightsleeper.data.kept import KeptClips, KeptStream
@@ -34,6 +33,7 @@ from lightsleeper.data.wake_clips import Mixture, Pieces, WakeClips, corpus_piec
 from lightsleeper.data.wake_recordings import Parts, check_takes, find_takes, read_takes, split_takes
 from lightsleeper.data.wake_script import PARTS, WakeSpec, write_script
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 CATALOG = ("WakeWords",)
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightsleeper.deploy.files import replacing, sha256
+from lightsleeper.files import replacing, sha256
 
 ALIGNMENT = 16  # bytes: what LiteRT Micro asks of a model and of its arena
 PER_LINE = 20

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightsleeper.deploy.files import gzip_bytes, replacing, sha256
 from lightsleeper.deploy.formats import FORMATS, FormatName
 from lightsleeper.deploy.parity import ParityError, prove
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import gzip_bytes, replacing, sha256
 from lightsleeper.models.family import ExportGraph, Family
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from lightsleeper_callbacks.structure import rebuild
 from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 
-from lightsleeper.deploy.files import replacing, sha256
 from lightsleeper.errors import UserError
+from lightsleeper.files import replacing, sha256
 from lightsleeper.models.family import Family
 
 __all__ = ["detached_copy", "finalize", "load_model", "model_class", "model_folder", "read_description", "save_model"]

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from lightsleeper.deploy.detector import StreamingDetector
-from lightsleeper.deploy.files import replacing
 from lightsleeper.deploy.listening import Found
 from lightsleeper.deploy.partition_plot import MAX_PANELS, N_MELS, check_path
+from lightsleeper.files import replacing
 from lightsleeper.metrics.events import smoothed
 from lightsleeper.nn.causal import FrontEnd
 

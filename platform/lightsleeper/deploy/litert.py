@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightsleeper.deploy.detector import Frames
-from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import replacing
 from lightsleeper.models.wakeword import WakeWord
 from lightsleeper.nn.causal import Causal, Chain
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import replacing
 
 Feed = dict[str, np.ndarray]
 WEIGHTED = ("Conv", "Gemm", "MatMul")

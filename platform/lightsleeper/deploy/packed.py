@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import replacing
 
 FORMAT = "lightsleeper.packed/1"
 DIMS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)

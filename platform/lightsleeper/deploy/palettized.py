@@ -18,8 +18,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import replacing
 from lightsleeper.models.family import ExportGraph
 
 SUFFIX = ".mlpackage.zip"

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from lightsleeper.deploy.detection import Detection
-from lightsleeper.deploy.files import replacing
 from lightsleeper.errors import UserError
+from lightsleeper.files import replacing
 from lightsleeper.nn.frontend import LogMel
 
 MAX_PANELS = 12

@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightsleeper.deploy.c_array import write_c_array
 from lightsleeper.deploy.detector import Frames, OnnxStream, StreamModel, TorchStream
 from lightsleeper.deploy.export import Job, need_streams, write_onnx
-from lightsleeper.deploy.files import gzip_bytes, replacing, sha256
 from lightsleeper.deploy.runtime import OnnxGraph
 from lightsleeper.errors import UserError
+from lightsleeper.files import gzip_bytes, replacing, sha256
 from lightsleeper.metrics.detection import FRRAtFalseAlarms
 from lightsleeper.metrics.exact import mcnemar
 from lightsleeper.models.dnn_hmm import DNNHMM

@@ -28,8 +28,8 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from lightsleeper.data.cache import cache_folder, content_hash, file_digest
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import cache_folder, content_hash, sha256
 from lightsleeper.metrics.classes import ClassMetrics
 from lightsleeper.metrics.language import LanguageMetrics
 from lightsleeper.metrics.measurement import Measurement
@@ -186,7 +186,7 @@ def _dequantised(auto: Auto, folder: Path, file: str) -> Path:
     from transformers import __version__
 
     parent = cache_folder("gguf")
-    target = parent / content_hash({"sha256": file_digest(path), "transformers": __version__})
+    target = parent / content_hash({"sha256": sha256(path), "transformers": __version__})
     with FileLock(parent / f"{target.name}.lock"):
         if not target.is_dir():
             with _quiet(), _told(auto, str(folder)), tempfile.TemporaryDirectory(dir=parent) as temporary:

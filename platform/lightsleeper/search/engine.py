@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lightsleeper.errors import EveryRunError, UserError
+from lightsleeper.files import write_atomic
 from lightsleeper.search import deferred
 from lightsleeper.search.board import Board
 from lightsleeper.search.claims import BEAT_S
@@ -22,7 +23,7 @@ from lightsleeper.search.space import arguments
 from lightsleeper.search.study import Study, Taken
 from lightsleeper.search.team import Event, Worker, environment
 from lightsleeper.search.worker import LEAVE_S, find_trial
-from lightsleeper.tracking.record import FILE, read, status_of, timestamp, write_atomic
+from lightsleeper.tracking.record import FILE, read, status_of, timestamp
 from lightsleeper.tracking.runs import LOCK, locked
 
 DEATHS = 3  # of workers over one trial, which has then failed

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import write_atomic
 from lightsleeper.search.sweep_file import SweepFile
-from lightsleeper.tracking.record import write_atomic
 
 FOLDER = ".sweeps"
 FILE = "sweep.json"

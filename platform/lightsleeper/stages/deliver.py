@@ -23,6 +23,7 @@ from lightsleeper.deploy import parity
 from lightsleeper.deploy.runtime import OnnxModel
 from lightsleeper.deploy.small import Streams
 from lightsleeper.errors import UserError
+from lightsleeper.files import write_atomic
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Family
 from lightsleeper.parsing import Parts, ordered
@@ -30,7 +31,7 @@ from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
 from lightsleeper.stages.fit import CHECKPOINTS
 from lightsleeper.stages.precision import one_device, root_device
-from lightsleeper.tracking.record import Record, write_atomic
+from lightsleeper.tracking.record import Record
 
 EXPORT = "export"
 DETAILS = "test.json"  # outcomes item by item

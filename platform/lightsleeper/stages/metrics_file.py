@@ -15,7 +15,7 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 
-from lightsleeper.tracking.record import write_atomic
+from lightsleeper.files import write_atomic
 
 FILE = "metrics.csv"
 FIXED = ("step", "epoch")

@@ -16,10 +16,10 @@ from lightsleeper_callbacks.base import check_strategy
 from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.config import RunConfig, TrackingConfig
-from lightsleeper.data.cache import cache_folder, cache_path, free_bytes
 from lightsleeper.deploy.formats import FORMATS
 from lightsleeper.deploy.small import check_small
 from lightsleeper.errors import EveryRunError, UserError
+from lightsleeper.files import cache_folder, cache_path, free_bytes
 from lightsleeper.models.family import Family
 from lightsleeper.reader import Reader
 from lightsleeper.stages.rehearsal import rehearse

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import platform
-import secrets
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_origin
 
 from lightsleeper.errors import UserError
+from lightsleeper.files import write_atomic
 
 SCHEMA = 1
 FILE = "record.json"
@@ -165,21 +165,6 @@ def _plain(value: Any) -> Any:
     if callable(getattr(value, "tolist", None)):  # torch and numpy, which are not imported here
         return _plain(value.tolist())
     return str(value)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace ``path`` so that a reader sees the old or the new text, never half of one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two dashboards may write one page
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # without it a power cut may leave an empty file under the final name
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def read(folder: Path) -> Record:

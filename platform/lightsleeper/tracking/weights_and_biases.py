@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lightsleeper.config import TrackingConfig
 from lightsleeper.errors import UserError
+from lightsleeper.files import write_atomic
 from lightsleeper.tracking.credentials import key_source
-from lightsleeper.tracking.record import Record, knobs, write_atomic
+from lightsleeper.tracking.record import Record, knobs
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

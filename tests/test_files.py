@@ -1,8 +1,8 @@
 import hashlib
 
 import pytest
-from lightsleeper.deploy.files import gzip_bytes, replacing, sha256
 from lightsleeper.errors import UserError
+from lightsleeper.files import gzip_bytes, replacing, sha256
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
