@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data.made_speech import MadeSpeech
 from data.recordings import write_tone
-from lightsleeper.data.noise import KINDS, DrawnSpeech, NoisePool, NoiseSource, audio_files
+from lightsleeper.data.noise import KINDS, DrawnSpeech, NoisePool, NoiseSource, audio_files, divided
 from lightsleeper.errors import UserError
 
 RATE = 16_000
@@ -41,11 +41,21 @@ def test_without_speech_there_is_no_babble():
 def test_recordings_join_as_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
     write_tone(tmp_path / "noise" / "a.wav", 1.0, 440)
-    source = NoiseSource(folder=tmp_path / "noise")
+    source = NoiseSource(files=audio_files(tmp_path / "noise"))
     assert source.kinds[-1] == "recorded"
     assert len(source.make("recorded", 5 * RATE, np.random.default_rng(0))) == 5 * RATE  # repeated where too short
     spectrum = np.abs(np.fft.rfft(source.make("recorded", RATE, np.random.default_rng(0))))
     assert spectrum.argmax() == 440
+
+
+def test_recordings_are_divided_by_name_and_none_is_on_two_sides():
+    files = [Path(f"{number}.wav") for number in range(20)]
+    parts = divided(files, ("train", "val", "test"))
+    assert [len(part) for part in parts.values()] == [14, 2, 4]
+    assert sorted(sum(parts.values(), [])) == sorted(files)
+    assert divided(list(reversed(files)), ("train", "val", "test")) == parts
+    assert [len(part) for part in divided(files[:3], ("train", "val", "test")).values()] == [1, 1, 1]
+    assert [len(part) for part in divided(files[:2], ("train", "val", "test")).values()] == [2, 2, 2]
 
 
 def test_a_folder_without_recordings_is_refused(tmp_path: Path):

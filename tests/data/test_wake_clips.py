@@ -34,6 +34,18 @@ def test_shares_are_as_asked_and_every_keyword_takes_its_turn():
     assert [turns.count(clip) for clip in range(5)] == [40] * 5
 
 
+def test_keywords_of_two_origins_take_turns_by_their_shares_and_none_is_missed():
+    spoken = Pieces(pieces(range(4)), (), pieces(range(8, 20)))
+    recorded = Pieces(pieces(range(4, 8)), (), pieces(range(8, 20)))
+    data, epoch = rows(50, origins=[spoken, recorded], weights=[0.75, 0.25])
+    turns = []
+    for number in range(4):  # 20 keywords each
+        epoch.set(number)
+        turns += [item["clip"] for item in map(data.__getitem__, range(50)) if item["keyword"]]
+    assert [turns.count(clip) for clip in range(8)] == [15] * 4 + [5] * 4
+    assert set(turns[:16]) == set(range(8))
+
+
 def test_times_and_phones_say_where_the_keyword_is():
     quiet = Mixture(2 * RATE, 0.999, 0.0, 0.0, (60.0, 60.0), (-1.0, -1.0))
     data, _ = rows(40, quiet)

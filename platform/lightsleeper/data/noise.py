@@ -17,6 +17,7 @@ from lightsleeper.data.augment import Audio, _babble, _coloured
 from lightsleeper.data.clip_cache import ClipCache, cached_clips
 from lightsleeper.data.rows import ClipSource
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 KINDS = ("white", "pink", "brown", "babble", "hum", "knocks", "music")
 RECORDED = "recorded"
@@ -54,21 +55,34 @@ def audio_files(folder: Path) -> list[Path]:
     return found
 
 
+def divided(files: Sequence[Path], parts: Sequence[str]) -> dict[str, list[Path]]:
+    """Files by part, of three: a tenth are the second's, a fifth the third's, drawn by a hash of their names.
+
+    Fewer than three are in every part.
+    """
+    if len(files) < len(parts):
+        return {part: list(files) for part in parts}
+    drawn = sorted(files, key=lambda file: content_hash(file.name))
+    second, third = max(1, len(files) // 10), max(1, len(files) // 5)
+    cuts = (drawn[second + third :], drawn[:second], drawn[second : second + third])
+    return {part: sorted(cut) for part, cut in zip(parts, cuts, strict=True)}
+
+
 class NoiseSource:
     """Makes stretches of noise; a pure function of kind, length and generator.
 
     Args:
         speech: draws the clips that babble is mixed from; None: no babble.
-        folder: recordings of noise; None: none.
+        files: recordings of noise.
     """
 
-    def __init__(self, speech: Speech | None = None, folder: Path | None = None) -> None:
+    def __init__(self, speech: Speech | None = None, files: Sequence[Path] = ()) -> None:
         self.speech = speech
         self.recorded: ClipCache | None = None
-        if folder is not None:
-            self.recorded = cached_clips(audio_files(folder), trim=False, on_bad_file="refuse")
+        if files:
+            self.recorded = cached_clips(files, trim=False, on_bad_file="refuse")
         self.kinds = tuple(kind for kind in KINDS if kind != "babble" or speech is not None)
-        self.kinds += (RECORDED,) if folder is not None else ()
+        self.kinds += (RECORDED,) if files else ()
 
     def make(self, kind: str, length: int, rng: np.random.Generator) -> Audio:
         """``length`` samples whose mean square is 1."""

@@ -3,6 +3,7 @@
 All randomness is a pure function of (seed, epoch, index).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -154,12 +155,15 @@ class WakeClips(Dataset):
         return "noise" if chance < self.mixture.near_share + self.mixture.noise_share else "speech"
 
     def _piece(self, kind: str, turn: int, rng: np.random.Generator) -> Piece:
-        """Keywords take turns, so that an epoch misses none; the others are drawn."""
+        """Keywords of each origin take turns, so that none is missed; the others are drawn."""
         able = [(o, w) for o, w in zip(self.origins, self.weights, strict=True) if len(getattr(o, kind)) and w > 0]
         if not able:
             return self._piece("speech", turn, rng)
         share = np.array([weight for _, weight in able])
-        pool = getattr(able[int(rng.choice(len(able), p=share / share.sum()))][0], kind)
+        drawn = int(rng.choice(len(able), p=share / share.sum()))
+        if kind == "keywords":
+            drawn, turn = _turn(share, turn)
+        pool = getattr(able[drawn][0], kind)
         return pool[turn % len(pool) if kind == "keywords" else int(rng.integers(len(pool)))]
 
     def _compose(self, piece: Piece | None, rng: np.random.Generator) -> tuple[Audio, float, NDArray[np.int64]]:
@@ -204,6 +208,17 @@ class WakeClips(Dataset):
             snr_db=float(rng.uniform(*mixture.snr_db)), peak=peak,
         )  # fmt: skip
         return np.clip(mixed(scene, audio, self.noise), -1, 1)
+
+
+def _turn(shares: NDArray[np.float64], turn: int) -> tuple[int, int]:
+    """Whose turn it is when sources take turns by their shares, and how many it has had before."""
+    for source, share in enumerate(shares[:-1]):
+        part = float(share / shares[source:].sum())
+        before = math.floor(turn * part)
+        if math.floor((turn + 1) * part) > before:
+            return source, before
+        turn -= before
+    return len(shares) - 1, turn
 
 
 def _lead(piece: Piece) -> float:

@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
-from lightsleeper.data.clip_cache import ClipCache, OnBadFile
+from lightsleeper.data.clip_cache import ClipCache, OnBadFile, cached_clips
 from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
 from lightsleeper.data.kept import KeptClips, KeptStream
 from lightsleeper.data.lexicon import Lexicon, require_word_list, split_words
-from lightsleeper.data.noise import DrawnSpeech, NoisePool, NoiseSource, audio_files
+from lightsleeper.data.noise import DrawnSpeech, NoisePool, NoiseSource, audio_files, divided
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.streams import HOP, Clip, Joined, Keyword, Scenery, Stream, StreamChunks
 from lightsleeper.data.synthesis import VARIANTS
@@ -120,7 +120,8 @@ class WakeWords(L.LightningDataModule):
             evaluate_only: all recordings are the test; training and validation are synthesised.
             synthesis: use synthesised speech. False: recordings only, which then need negatives.
             synthetic_share: share of training clips from synthesis where there are recordings too.
-            noise: folder of noise recordings, added to the generated kinds.
+            noise: folder of noise recordings, added to the generated kinds; three or more are divided, so that the
+                streams are heard through others than training.
             train_keywords: synthesised clips of the phrase for training.
             train_near: the same of near phrases.
             train_speech: the same of running speech, about two seconds each.
@@ -270,7 +271,8 @@ class WakeWords(L.LightningDataModule):
         if self._ready:
             return
         self.seed = run_seed(self._seed)
-        self.noise = NoiseSource(folder=self.noise_folder)
+        files = [] if self.noise_folder is None else audio_files(self.noise_folder)
+        self.noise_files = divided(files, PARTS)
         self.corpus: Corpus | None = None
         self.recordings: ClipCache | None = None
         if self.synthesis:
@@ -358,7 +360,8 @@ class WakeWords(L.LightningDataModule):
         speech = corpus.clips(f"{part} speech").tolist()
         near = corpus.clips(f"{part} near").tolist()
         count = max(1, math.ceil(hours / STREAM_HOURS - 1e-9))
-        noise = NoiseSource(DrawnSpeech(corpus, speech), self.noise_folder)
+        noise = NoiseSource(DrawnSpeech(corpus, speech), self.noise_files[part])
+        recorded = None if noise.recorded is None else noise.recorded.hash
         number = PARTS.index(part)
         sceneries = [
             Scenery(
@@ -368,11 +371,8 @@ class WakeWords(L.LightningDataModule):
             for i in range(count)
         ]  # fmt: skip
         if self.keep_streams == "all" or self.keep_streams == part:
-            return [KeptStream(scenery, [corpus.key, self._noise_hash()]) for scenery in sceneries]
+            return [KeptStream(scenery, [corpus.key, recorded]) for scenery in sceneries]
         return list(sceneries)
-
-    def _noise_hash(self) -> str | None:
-        return None if self.noise.recorded is None else self.noise.recorded.hash
 
     @property
     def phrase_phones(self) -> list[int]:
@@ -389,7 +389,7 @@ class WakeWords(L.LightningDataModule):
         clips = self.clips_per_epoch or math.ceil(takes / self.mixture.positive_share)
         babble = next((o.speech for o in self.origins if o.speech), ())
         speech = DrawnSpeech(babble[0].source, [piece.clip for piece in babble]) if babble else None
-        pool = NoisePool(NoiseSource(speech, self.noise_folder), self.seed)
+        pool = NoisePool(NoiseSource(speech, self.noise_files["train"]), self.seed)
         fresh = WakeClips(self.origins, self.weights, pool, self.mixture, clips, self.seed, epoch)
         rows: Dataset = KeptClips(fresh, self.keep_clips, self._hash()) if self.keep_clips else fresh
         sampler = BucketBatchSampler(np.zeros(clips), self.batch_size, self.seed, epoch=epoch)
@@ -460,6 +460,9 @@ class WakeWords(L.LightningDataModule):
     def _count(self, part: str) -> tuple[dict[str, Any], dict[str, set[Any]]]:
         counts: dict[str, Any] = {}
         shared: dict[str, set[Any]] = {"voices": set(), "near phrases": set(), "recordings": set()}
+        if noise := self.noise_files[part]:
+            counts["noise recordings"] = len(noise)
+            shared["noise recordings"] = {str(file) for file in noise}
         if self.corpus is not None:
             for kind in ("keyword", "near", "speech"):
                 clips = self.corpus.clips(f"{part} {kind}").tolist()
@@ -481,8 +484,8 @@ class WakeWords(L.LightningDataModule):
             content.append(self.corpus.key)
         if self.recordings is not None:
             content += [self.recordings.hash, self._parts(self.positive_clips), self._parts(self.negative_clips)]
-        if self.noise.recorded is not None:
-            content.append(self.noise.recorded.hash)
+        for part in PARTS if self.noise_folder is not None else ():
+            content.append(cached_clips(self.noise_files[part], trim=False, on_bad_file="refuse").hash)
         return content_hash(content)
 
     @staticmethod
