@@ -33,9 +33,9 @@ class FeatureAugment(nn.Module):
         """Log-mel power (B, T, mel) with ``lengths`` (B,) frames to the same shape."""
         if not self.training:
             return mel
-        mel = self._warp(mel)
-        mel = self._noise(mel, lengths)
-        return self._mask(mel, lengths)
+        valid = (torch.arange(mel.shape[1], device=mel.device) < lengths[:, None])[:, :, None]  # (B, T, 1)
+        mel = self._noise(self._warp(mel), valid)
+        return self._mask(mel, lengths, valid)
 
     def _warp(self, mel: Tensor) -> Tensor:
         batch, _, bands = mel.shape
@@ -48,11 +48,10 @@ class FeatureAugment(nn.Module):
         matrix.scatter_(1, low[:, None, :] + 1, part[:, None, :])
         return mel @ matrix
 
-    def _noise(self, mel: Tensor, lengths: Tensor) -> Tensor:
+    def _noise(self, mel: Tensor, valid: Tensor) -> Tensor:
         """Stationary noise of random tilt at 0-30 dB below the clip's mean power, on a share of the clips."""
         batch, frames, bands = mel.shape
-        valid = torch.arange(frames, device=mel.device)[None, :, None] < lengths[:, None, None]
-        level = (mel.exp() * valid).mean((1, 2), keepdim=True).clamp_min(1e-8).log()
+        level = _mean(mel.exp(), valid).clamp_min(1e-8).log()
         drop = torch.rand(batch, 1, 1, device=mel.device) * 6.9  # 30 dB in natural log power
         tilt = (torch.rand(batch, 1, 1, device=mel.device) - 0.5) * torch.linspace(-4, 4, bands, device=mel.device)
         ripple = torch.rand(batch, frames, bands, device=mel.device).clamp_min(1e-3).log()
@@ -60,9 +59,9 @@ class FeatureAugment(nn.Module):
         chosen = torch.rand(batch, 1, 1, device=mel.device) < self.noise
         return torch.where(chosen, noisy, mel)
 
-    def _mask(self, mel: Tensor, lengths: Tensor) -> Tensor:
+    def _mask(self, mel: Tensor, lengths: Tensor, valid: Tensor) -> Tensor:
         batch, frames, bands = mel.shape
-        fill = mel.mean((1, 2), keepdim=True)
+        fill = _mean(mel, valid)
         hidden = torch.zeros(batch, frames, bands, dtype=torch.bool, device=mel.device)
         for _ in range(self.freq_masks):
             width = torch.rand(batch, 1, device=mel.device) * (bands * self.freq_share)
@@ -75,6 +74,11 @@ class FeatureAugment(nn.Module):
             axis = torch.arange(frames, device=mel.device)
             hidden |= ((axis >= start) & (axis < start + width))[:, :, None]
         return torch.where(hidden, fill, mel)
+
+
+def _mean(mel: Tensor, valid: Tensor) -> Tensor:
+    """Of each clip (B, 1, 1), over its own frames: it must not depend on how long its neighbours are."""
+    return (mel * valid).sum((1, 2), keepdim=True) / (valid.sum((1, 2), keepdim=True) * mel.shape[2]).clamp_min(1)
 
 
 def random_gain(audio: Tensor, gain_db: tuple[float, float] | None) -> Tensor:
