@@ -58,9 +58,6 @@ def test_short_audio_is_padded_to_what_the_graph_needs(matcher):
     phones = np.array([3])
     short = model.match(np.ones(10), phones, phones * 0)["score"]
     assert short == model.match(np.pad(np.ones(10), (0, 3_190)), phones, phones * 0)["score"]  # 0.2 s
-    model.main.metadata["min_samples"] = "6400"
-    longer = model.match(np.ones(10), phones, phones * 0)["score"]
-    assert longer == model.match(np.pad(np.ones(10), (0, 6_390)), phones, phones * 0)["score"] != short
 
 
 def test_a_missing_enrolment_file_is_named(exported):

@@ -1,5 +1,6 @@
 import torch
-from lightsleeper.models.kws_encoder import PhonemeCTC, encoder_frames, sample_audio
+from lightsleeper.models.kws_encoder import PhonemeCTC, sample_audio
+from lightsleeper.nn.conformer import subsampled
 from models.batches import TINY_ENCODER, random_batch
 
 
@@ -35,7 +36,7 @@ def test_the_exported_forward_equals_the_batched_path() -> None:
     audio = sample_audio(3)
     hidden, frames = model.encode(audio, torch.tensor([audio.shape[1]]))
     torch.testing.assert_close(model(audio), model.log_probs(hidden), atol=1e-5, rtol=1e-5)
-    assert int(frames) == int(encoder_frames(torch.tensor(audio.shape[1]), model.frontend))
+    assert int(frames) == int(subsampled(model.frontend.frames(torch.tensor(audio.shape[1]))))
 
 
 def test_architecture_rebuilds_the_module() -> None:

@@ -90,8 +90,7 @@ class Matcher:
     def match(self, audio: np.ndarray, phones: np.ndarray, words: np.ndarray) -> Arrays:
         """All outputs for one clip (S,) and one text; raises UserError when the text is longer than the graph takes."""
         phones, words = phones.astype(np.int64), words.astype(np.int64)
-        rate = float(self.metadata.get("sample_rate", 16_000))
-        shortest = int(float(self.metadata.get("min_samples", SHORTEST_S * rate)))
+        shortest = int(SHORTEST_S * float(self.metadata.get("sample_rate", 16_000)))
         audio = np.pad(audio.astype(np.float32), (0, max(0, shortest - len(audio))))
         values = {
             "audio": audio[None],
@@ -112,7 +111,7 @@ class Matcher:
     @staticmethod
     def _typed(graph: Graph, phones: np.ndarray, words: np.ndarray) -> Arrays:
         """Phone inputs of ``graph``, padded where its axis is fixed."""
-        values = {"phone_count": np.array([len(phones)]), "word_count": np.array([int(words.max(initial=-1)) + 1])}
+        values = {"phone_count": np.array([len(phones)])}
         for name, value in (("phones", phones), ("words", words)):
             size = graph.inputs.get(name, (1, None))[1] or len(value)
             if len(value) > size:

@@ -18,7 +18,7 @@ from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Batch, ExportGraph, SavedModel, read_model
 from lightsleeper.models.keyword import KeywordFamily
 from lightsleeper.nn.augment import FeatureAugment
-from lightsleeper.nn.conformer import Conformer, subsampled
+from lightsleeper.nn.conformer import Conformer
 from lightsleeper.nn.ctc import greedy_phones, keyword_score
 from lightsleeper.nn.frontend import LogMel
 from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
@@ -220,11 +220,6 @@ def sample_audio(seed: int, ms: float | None = None) -> Tensor:
     pink = torch.fft.irfft(torch.fft.rfft(white) / (1 + torch.arange(samples // 2 + 1) / 50).sqrt(), samples)
     rhythm = 0.55 + 0.45 * torch.sin(2 * math.pi * 4.0 * torch.arange(samples) / SAMPLE_RATE)  # 4 syllables a second
     return (0.1 * rhythm * pink / pink.std())[None]
-
-
-def encoder_frames(samples: Tensor, frontend: LogMel) -> Tensor:
-    """Encoder frames for clips of ``samples`` samples."""
-    return subsampled(frontend.frames(samples))
 
 
 def _spell(phones: list[int]) -> str:

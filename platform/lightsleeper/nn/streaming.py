@@ -125,7 +125,7 @@ class EncoderStream:
         return self.log_mel.state_bytes() + sum(t.numel() * t.element_size() for t in [self.features, *kept])
 
 
-def bounded_state_bytes(frontend: LogMel, encoder: Conformer, chunk_frames: int = 1) -> int | None:
+def bounded_state_bytes(frontend: LogMel, encoder: Conformer) -> int | None:
     """Upper bound of `EncoderStream.state_bytes` between two calls, float32; None if the encoder does not stream."""
     if None in encoder.context_frames() or frontend.normalize == "clip":
         return None
