@@ -23,7 +23,7 @@ from lightsleeper.errors import UserError
 from lightsleeper.files import cache_folder, cache_path, content_hash
 
 if TYPE_CHECKING:
-    pass
+    from datasets import Dataset
 
 
 def corpus_key(spec: Mapping[str, Any]) -> str:
@@ -165,6 +165,13 @@ class Corpus:
                 return table.drop_columns(["audio"]).slice(clip, 1).to_pylist()[0]
             clip -= table.num_rows
         raise IndexError("clip number beyond the corpus")
+
+    def dataset(self, part: str) -> "Dataset":
+        """The part as a Hugging Face dataset over the same files."""
+        from datasets import Dataset, concatenate_datasets
+
+        files = [self.folder / file for file in self.manifest["shards"] if file.rsplit("-", 1)[0] == part]
+        return concatenate_datasets([Dataset.from_file(str(file)) for file in files])
 
     def counts(self) -> dict[str, dict[str, float]]:
         """Clips, hours, voices, different texts and words of each part."""
