@@ -156,6 +156,16 @@ def test_closed_set_pairs_every_clip_with_every_text_that_sounds_different() -> 
     assert pairs.episode.tolist() == pairs.clip.tolist()
 
 
+def test_in_a_closed_set_the_clips_of_one_speaker_are_one_episode() -> None:
+    said = ["one", "three", "one", "three", "one"]
+    pairs = build_closed_set(said, ["one", "three"], speakers=["ann", "bob", "ann", "", ""])
+    episode = dict(zip(pairs.clip.tolist(), pairs.episode.tolist(), strict=True))
+    assert episode[0] == episode[2]
+    assert len({episode[clip] for clip in range(5)}) == 4
+    alone = build_closed_set(said, ["one", "three"])
+    assert alone.episode.tolist() == alone.clip.tolist()
+
+
 def test_p2_makes_four_balanced_pairs_of_each_negative_row() -> None:
     pairs = expand_p2(
         anchor=[0, 0, 0],

@@ -236,10 +236,10 @@ class AudioFolder(L.LightningDataModule):
 
     def _pairs(self, clips: Sequence[int], typed: Sequence[str]) -> Pairs:
         said = [self.recordings[clip].text for clip in clips]
+        speakers = [self.recordings[clip].speaker for clip in clips]
         if len(typed) <= CLOSED_SET_TEXTS:
-            pairs = build_closed_set(said, typed, self.lexicon)
+            pairs = build_closed_set(said, typed, self.lexicon, speakers)
         else:
-            speakers = [self.recordings[clip].speaker for clip in clips]
             pairs = build_p1(said, speakers, self.split_seed, lexicon=self.lexicon, fewer_positives=True)
         pairs.clip = np.asarray(clips, np.int64)[pairs.clip]
         return pairs

@@ -149,12 +149,19 @@ def build_p1(
 
 
 def build_closed_set(
-    texts: Sequence[str], vocabulary: Sequence[str] | None = None, lexicon: Pronounces | None = None
+    texts: Sequence[str],
+    vocabulary: Sequence[str] | None = None,
+    lexicon: Pronounces | None = None,
+    speakers: Sequence[str] | None = None,
 ) -> Pairs:
     """Every clip against every text of a small vocabulary; the text nearest to the spoken one is a hard negative.
 
-    An episode is one clip. Texts that sound alike are not paired with each other's clips.
+    An episode, what intervals draw again, is one speaker: clips of one are not independent. A clip that names none is
+    one of its own. Texts that sound alike are not paired with each other's clips.
     """
+    names = speakers if speakers is not None else [""] * len(texts)
+    known = {name: number for number, name in enumerate(dict.fromkeys(filter(None, names)))}
+    episodes = [known[name] if name else len(known) + clip for clip, name in enumerate(names)]
     lexicon = lexicon or Lexicon.default()
     vocabulary = list(dict.fromkeys(vocabulary if vocabulary is not None else texts))
     spoken = list(dict.fromkeys(texts))
@@ -167,9 +174,9 @@ def build_closed_set(
         closest = int(np.flatnonzero(line == apart.min())[0]) if len(apart) else -1
         for position, text in enumerate(vocabulary):
             if text == said:
-                rows.add(clip, text, POSITIVE, clip)
+                rows.add(clip, text, POSITIVE, episodes[clip])
             elif line[position] > 0:
-                rows.add(clip, text, HARD if position == closest else EASY, clip)
+                rows.add(clip, text, HARD if position == closest else EASY, episodes[clip])
     if not len(rows):
         raise UserError("no pair can be built: there are no clips, or no texts to compare them with.")
     return rows.finish()
