@@ -28,6 +28,7 @@ FORBIDDEN = {
     "dashboard": ("models", "nn", "data", "deploy", "search", "parsing", *PROGRAMS),
     "search": ("deploy", "dashboard", "cli", "bench"),
     "stages": ("cli", "bench", "experiment"),
+    "bench": ("cli",),
 }
 LEAVES = ("errors", "phones", "catalog")
 

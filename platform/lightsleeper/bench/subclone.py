@@ -306,7 +306,7 @@ def _given(parent: str) -> tuple["PreTrainedModel", tuple[str, ...], Any]:
     import transformers
     from lightsleeper_callbacks.subclone import parent_config
 
-    from lightsleeper.cli.subclone import tokenizer
+    from lightsleeper.models.hub import tokenizer_of
 
     files = sorted(Path(parent).glob("*.gguf")) if not (Path(parent) / "config.json").is_file() else []
     gguf = files[0].name if files else None
@@ -316,7 +316,7 @@ def _given(parent: str) -> tuple["PreTrainedModel", tuple[str, ...], Any]:
         model, absent = load_parent(parent, kind, gguf)
     except ValueError as error:
         raise UserError(f"--parent: {error}.") from error
-    encode = tokenizer(parent, gguf)
+    encode = tokenizer_of(parent, gguf)
     if encode is None:
         raise UserError(f"--parent {parent} has no tokenizer.")
     return model, absent, encode

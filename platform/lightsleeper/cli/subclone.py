@@ -17,7 +17,6 @@ HELP = (
     "write it as a transformers folder. It is a start for training, not a usable model."
 )
 SUFFIXES = (".txt", ".md", ".py", ".rst", ".text")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 CHARACTERS_A_TOKEN = 8  # read for each token wanted: enough for any tokenizer on plain text
 
@@ -90,7 +89,9 @@ def main(args: argparse.Namespace) -> int:
         "parameters": sum(p.numel() for p in destination.parameters()),
         "seconds": done.seconds,
     }
-    write(destination, tokenizer(args.parent, args.gguf_file), record, out)
+    from lightsleeper.models.hub import tokenizer_of
+
+    write(destination, tokenizer_of(args.parent, args.gguf_file), record, out)
     report(record, out, args.json)
     return 0
 
@@ -107,13 +108,15 @@ def text_samples(args: argparse.Namespace, config: "PreTrainedConfig") -> "Tenso
     """Token ids (samples, length)."""
     import torch
 
+    from lightsleeper.models.hub import tokenizer_of
+
     places = getattr(config, "max_position_embeddings", args.length)
     length, count = min(args.length, places), args.batches * args.batch_size
     text = read(args.data)
     step = max(len(text) // count, 1)
     size = min(length * CHARACTERS_A_TOKEN, step)
     pieces = [text[i * step : i * step + size] for i in range(count)]
-    encode = tokenizer(args.parent, args.gguf_file)
+    encode = tokenizer_of(args.parent, args.gguf_file)
     if encode is not None:
         ids = [encode(piece, add_special_tokens=False)["input_ids"][:length] for piece in pieces if piece]
     elif 256 <= config.vocab_size <= 260:  # bytes and a few special tokens
@@ -171,19 +174,6 @@ def image_samples(args: argparse.Namespace, config: "PreTrainedConfig") -> "Tens
             pixels = np.asarray(image.convert(mode).resize((size[1], size[0])), dtype=np.float32)
         rows.append(torch.from_numpy(pixels / 127.5 - 1).reshape(*size, -1).permute(2, 0, 1))
     return torch.stack(rows)
-
-
-def tokenizer(parent: str, gguf_file: str | None) -> Any:
-    """The parent's tokenizer; None where it has none."""
-    from transformers import AutoTokenizer
-
-    folder = Path(parent)
-    if folder.is_dir() and gguf_file is None and not any((folder / name).is_file() for name in TOKENIZERS):
-        return None  # transformers would make an empty one
-    try:
-        return AutoTokenizer.from_pretrained(parent, **({"gguf_file": gguf_file} if gguf_file else {}))
-    except Exception:  # each kind of missing file raises its own
-        return None
 
 
 def write(model: "PreTrainedModel", encode: Any, record: Mapping[str, Any], out: Path) -> None:

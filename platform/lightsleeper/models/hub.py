@@ -41,6 +41,7 @@ Auto = type[_BaseAutoModelClass]
 
 OLD_KEYS = ("rope_theta", "rope_scaling", "num_labels", "id2label", "label2id")  # read, but no fields of a config
 SAVED_BY = "transformers_version"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 class HubFamily(Family):
@@ -111,6 +112,19 @@ def pretrained(
             source, revision=revision or "main", trust_remote_code=False, dtype=torch.float32, **options
         )
     return network.train()
+
+
+def tokenizer_of(source: str, gguf_file: str | None) -> Any:
+    """The source's tokenizer; None where it has none."""
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    if folder.is_dir() and gguf_file is None and not any((folder / name).is_file() for name in TOKENIZERS):
+        return None  # transformers would make an empty one
+    try:
+        return AutoTokenizer.from_pretrained(source, **({"gguf_file": gguf_file} if gguf_file else {}))
+    except Exception:  # each kind of missing file raises its own
+        return None
 
 
 def model_type(source: str, revision: str | None = None) -> str:
