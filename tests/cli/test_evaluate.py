@@ -5,7 +5,9 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+from lightsleeper.tracking.record import read
 from tiny_matcher import tiny_runs
+from tiny_runs import FAST, prepare, start, write
 
 RUN = "20260101-000000-abcd"
 TEXTS = ("yes", "no", "stop", "go")
@@ -113,3 +115,27 @@ def test_a_file_that_scores_no_keyword_is_refused(cli, recordings):
     failed = _evaluate(cli, str(enroll), "--data", str(recordings))
     assert failed.code == 2
     assert "encoder that scores no keyword" in failed.err
+
+
+def test_any_other_family_is_judged_by_what_its_own_test_measures(cli, tmp_path, monkeypatch):
+    prepare(monkeypatch, tmp_path)
+    folder = start(write(), FAST)
+    done = cli("evaluate", str(folder), "--json", "out.json")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "out.json").read_text())["sets"]["test"]["shipped"]
+    assert found["accuracy"] == read(folder).metrics["test/accuracy"]
+    assert "accuracy" in done.out
+    validated = cli("evaluate", str(folder), "--split", "val", "--json", "val.json")
+    assert validated.code == 0, validated.err
+    assert list(json.loads((tmp_path / "val.json").read_text())["sets"]) == ["val"]
+    refused = cli("evaluate", str(folder), "--data", str(tmp_path))
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "needs the data of a recipe" in refused.err
+
+
+def test_a_file_that_takes_no_text_is_refused_in_one_line(cli, tmp_path, monkeypatch):
+    prepare(monkeypatch, tmp_path)
+    folder = start(write(), "--run.stages=[fit,finalize,export]", "--trainer.max_epochs=1")
+    refused = cli("evaluate", str(folder / "export" / "model.onnx"), "--data", str(tmp_path))
+    assert refused.code == 2
+    assert "give its run instead" in refused.err

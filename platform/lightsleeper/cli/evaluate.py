@@ -1,7 +1,7 @@
-"""`lightning evaluate`: score an old run or an exported file on other data. Wake words: cli/evaluate_streams."""
+"""`lightning evaluate`: judge an old run or an exported file on other data. Wake words: cli/evaluate_streams."""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     import lightning as L
     from torch import Tensor
 
+    from lightsleeper.metrics.measurement import Measurement
     from lightsleeper.models.family import Batch
 
 HELP = (
-    "Score a run or an exported file on other data, with 95 % intervals: AUC and equal error rate of every scorer, or "
-    "a wake word's false rejects and false alarms an hour. A folder needs a manifest.csv (path,text[,speaker]); of a "
-    "recipe only `data:` is used."
+    "Score a run or an exported file on other data, with 95 % intervals: AUC and equal error rate of every scorer, a "
+    "wake word's false rejects and false alarms an hour, or whatever the test of another family measures. A folder "
+    "needs a manifest.csv (path,text[,speaker]); of a recipe only `data:` is used."
 )
 COLUMNS = ("auc_easy", "auc_hard", "eer_easy", "eer_hard")
 
@@ -52,17 +53,93 @@ def main(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is for wake words; {args.source} is no wake-word detector.")
     args.data = args.data or [own_data(path, args.source)]
+    if not is_matcher(path):
+        return other_family(path, args)
     data = data_module(args.data)
     if args.split == "val" and getattr(data, "evaluate_only", False):
         raise UserError("--split val: a folder is test data as a whole.")
     score = scorer(path, args.threads)
     sets = evaluation_sets(data, args.split)
     results = {name: evaluate(score, loader) for name, loader in sets.items()}
-    conditions = describe(path, data, args, results)
+    conditions = describe(path, data, args)
     print_table(results, conditions)
     if args.json:
         write_json(Path(args.json), {"conditions": conditions, "sets": results})
     return 0
+
+
+def is_matcher(path: Path) -> bool:
+    """Whether what `locate` found scores typed texts. Raises UserError for a file that nothing here can judge."""
+    if path.suffix == ".onnx":
+        from lightsleeper.deploy.onnx_graph import OnnxGraph
+
+        if {"phones", "tokens"} & set(OnnxGraph(path).inputs):
+            return True
+        raise UserError(f"{path}: an exported file is judged by typed texts or as a wake word; give its run instead.")
+    from lightsleeper.deploy.finalize import model_class, read_description
+    from lightsleeper.models.family import Family
+
+    return model_class(read_description(path)["class_path"]).score is not Family.score
+
+
+def other_family(path: Path, args: argparse.Namespace) -> int:
+    """Words, texts, images, language: what the family's own test measures, on data of a recipe."""
+    if any(Path(name).is_dir() and not (Path(name) / "recipe.yaml").is_file() for name in args.data):
+        raise UserError("--data: a folder tests typed keywords and wake words; this model needs the data of a recipe.")
+    import logging
+    import warnings
+
+    import lightning as L
+    import torch
+
+    from lightsleeper.deploy.finalize import load_model
+    from lightsleeper.stages.deliver import tested
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # accelerators there are, and a tip
+    warnings.filterwarnings("ignore", module="lightning")
+    data = recipe_data(args.data)
+    torch.set_num_threads(args.threads)
+    sets = {}
+    for name, loader in evaluation_sets(data, args.split).items():
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False,
+        )  # fmt: skip
+        found = tested(trainer, load_model(path), dataloaders=loader)
+        sets[name] = {key.removeprefix("test/"): value for key, value in found.items()}
+        print_measurements(name, sets[name])
+    conditions = describe(path, data, args)
+    print_conditions(conditions)
+    if args.json:
+        plain = {name: {key: finite(value.to_dict()) for key, value in found.items()} for name, found in sets.items()}
+        content = {name: {"shipped": found} for name, found in plain.items()}
+        write_json(Path(args.json), {"conditions": conditions, "sets": content})
+    return 0
+
+
+def print_measurements(name: str, found: "Mapping[str, Measurement]") -> None:
+    """All numbers of one set."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from lightsleeper.tracking.page import measured
+
+    table = Table(box=box.SIMPLE_HEAD, title=name, title_justify="left")
+    for title in ("", "value [95 % interval]", "n"):
+        table.add_column(title)
+    for key, value in found.items():
+        text = measured(value.to_dict()) if value.value == value.value else "-"  # type: ignore[arg-type]
+        table.add_row(key, text, "" if value.n is None else str(value.n))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def print_conditions(conditions: dict[str, Any]) -> None:
+    protocol = f" (protocol {conditions['protocol']})" if conditions["protocol"] else ""
+    print(
+        f"{conditions['model']} on {conditions['data']}{protocol}, {conditions['runtime']}, "
+        f"{conditions['threads']} thread(s); fractions, [95 % interval]"
+    )
 
 
 def data_module(given: list[str]) -> "L.LightningDataModule":
@@ -157,12 +234,12 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and value != value else value for key, value in values.items()}
 
 
-def describe(path: Path, data: Any, args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+def describe(path: Path, data: Any, args: argparse.Namespace) -> dict[str, Any]:
     """The conditions of the numbers: model, data, versions, threads."""
     from importlib.metadata import version
 
     onnx = path.suffix == ".onnx"
-    summary = data.summary()
+    summary = data.summary() if callable(getattr(data, "summary", None)) else {}
     return {
         "model": str(path),
         "runtime": f"onnxruntime {version('onnxruntime')}" if onnx else f"torch {version('torch')}",
@@ -185,12 +262,5 @@ def print_table(results: dict[str, dict[str, dict[str, dict[str, Any]]]], condit
         for column in COLUMNS
         if any(row[column]["value"] is not None for rows in results.values() for row in rows.values())
     ]
-    console = Console()
-    console.print(score_table(results, present))  # type: ignore[arg-type]
-    console.print(
-        f"{conditions['model']} on {conditions['data']} (protocol {conditions['protocol']}), "
-        f"{conditions['runtime']}, {conditions['threads']} thread(s); fractions, [95 % interval]",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    Console().print(score_table(results, present))  # type: ignore[arg-type]
+    print_conditions(conditions)

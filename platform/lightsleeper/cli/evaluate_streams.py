@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.evaluate import finite, own_data, recipe_data
+from lightsleeper.cli.evaluate import finite, own_data, print_measurements, recipe_data
 from lightsleeper.cli.sources import open_detector, write_json
 from lightsleeper.errors import UserError
 
@@ -150,21 +150,10 @@ def _summary(data: Any) -> dict[str, Any]:
 
 def print_set(name: str, found: Mapping[str, "Measurement"], recordings: list[dict[str, Any]], target: float) -> None:
     """All numbers of one set, then what they bear out and which recordings were missed."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
-    from lightsleeper.tracking.page import measured
-
-    table = Table(box=box.SIMPLE_HEAD, title=name, title_justify="left")
-    for title in ("", "value [95 % interval]", "n"):
-        table.add_column(title)
-    for key, value in found.items():
-        if key != "negative_hours_needed":
-            text = measured(value.to_dict()) if value.value == value.value else "-"  # type: ignore[arg-type]
-            table.add_row(key, text, "" if value.n is None else str(value.n))
+    print_measurements(name, {key: value for key, value in found.items() if key != "negative_hours_needed"})
     console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
     hours, needed = found["negative_hours"].value, found["negative_hours_needed"].value
     if hours < needed and found["fa_per_hour"].value <= target:
         few = FEW_HOURS.format(target=target, needed=needed)

@@ -95,9 +95,7 @@ def test(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    trainer.test(model, datamodule=parts.data, verbose=False)
-    plain = {name: Measurement(float(value)) for name, value in trainer.callback_metrics.items()}
-    measured = {**plain, **getattr(model, "measured", {})}
+    measured = tested(trainer, model, datamodule=parts.data)
     training = {name: curve for name, curve in record.curves.items() if name == "training"}  # the fit's
     if details := getattr(model, "details", None):
         write_atomic(folder / DETAILS, json.dumps(details) + "\n")
@@ -106,6 +104,13 @@ def test(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
         "curves": {**getattr(model, "curves", {}), **training},
         "headline": [name for name in getattr(model, "headline", ()) if name in measured],
     }
+
+
+def tested(trainer: L.Trainer, model: L.LightningModule, **data: Any) -> dict[str, Measurement]:
+    """What a test of ``model`` finds: what it logs, and with intervals what it measures itself."""
+    trainer.test(model, verbose=False, **data)
+    plain = {name: Measurement(float(value)) for name, value in trainer.callback_metrics.items()}
+    return {**plain, **getattr(model, "measured", {})}
 
 
 def export(parts: Parts, folder: Path) -> Fields:
