@@ -142,6 +142,15 @@ def test_a_stretch_that_was_never_scored_is_neither_hours_nor_a_detection():
     assert metric.outcomes(0.5).tolist() == [False]
 
 
+def test_keywords_that_were_never_played_are_no_rejects():
+    played = scored(0, 9.0)[: round(1000 / FRAME_S)]  # of the hour's 60 keywords, 18 begin before 1000 s
+    metric = filled(played, fa_per_hour=5)
+    assert metric.results(threshold=math.inf)["test/frr"].n == 18
+    nothing = FRRAtFalseAlarms(frame_s=FRAME_S)
+    nothing.add_stream(0, [(0.0, math.inf)])  # a recording shorter than a hop
+    assert nothing.results(threshold=0.5)["test/frr"].value == 1
+
+
 def test_frames_scored_twice_are_refused():
     metric = FRRAtFalseAlarms(frame_s=FRAME_S)
     metric.update(torch.zeros(50), 0, 0)

@@ -46,7 +46,8 @@ class _Stream:
 class FRRAtFalseAlarms(Metric):
     """False reject rate of a detector over streams, at ``fa_per_hour`` false alarms per hour or any threshold.
 
-    Feed the scores of each stream chunk by chunk, in any order, and say once per stream where its keywords lie. Under
+    Feed the scores of each stream chunk by chunk, in any order, and say once per stream where its keywords lie. Those
+    behind the last score of a stream do not count; those of a stream without any score are rejects. Under
     torch.distributed each process may see other streams; chunks that two of them saw count once.
 
     Args:
@@ -264,7 +265,9 @@ class FRRAtFalseAlarms(Metric):
                 end = first + place.stop - place.start
             scores = np.concatenate(raw)
             level = smoothed(scores, self.smoothing_frames)
-            here = sorted(truths.get(number, ()))
+            # A stream that was cut short (limit_val_batches) rejects nothing that it was not played.
+            heard_s = end * self.frame_s if end else math.inf
+            here = sorted(truth for truth in truths.get(number, ()) if truth[0] < heard_s)
             streams.append(_Stream(level, scores, np.concatenate(scored), np.concatenate(starts), here))
         return streams
 
