@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightsleeper.recipe import SECTIONS, header, load, required
-from lightsleeper.yaml_io import parse
+from lightsleeper.recipe import SECTIONS, header, load, parse, required
 
 ROOT = Path(__file__).resolve().parents[1]
 PLATFORM = ROOT / "platform" / "lightsleeper"
@@ -17,20 +16,21 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 # what each package must not import; the programs sit beside cli and may import everything
 PROGRAMS = ("cli", "bench", "stages", "experiment")
-UPPER = ("deploy", "tracking", "dashboard", "search", "parsing", *PROGRAMS)
+UPPER = ("deploy", "tracking", "dashboard", "search", "recipe", *PROGRAMS)
 FORBIDDEN = {
     "data": ("models", "nn", *UPPER),
     "nn": ("models", "data", *UPPER),
     "metrics": ("models", "nn", "data", *UPPER),
     "models": ("data", *UPPER),
+    "recipe": ("models", "nn", "data", "metrics", "tracking", "dashboard", "search", *PROGRAMS),
     "deploy": ("tracking", "dashboard", "search", *PROGRAMS),
     "tracking": ("deploy", "dashboard", "search", *PROGRAMS),
-    "dashboard": ("models", "nn", "data", "deploy", "search", "parsing", *PROGRAMS),
+    "dashboard": ("models", "nn", "data", "deploy", "search", "recipe", *PROGRAMS),
     "search": ("deploy", "dashboard", "cli", "bench"),
     "stages": ("cli", "bench", "experiment"),
     "bench": ("cli",),
 }
-LEAVES = ("errors", "phones", "catalog")
+LEAVES = ("errors", "phones", "recipe/catalog")
 
 
 def imports(file: Path) -> list[tuple[str, int]]:

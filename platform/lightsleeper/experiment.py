@@ -19,11 +19,11 @@ import lightning as L
 import torch
 from lightsleeper_callbacks.base import compressions
 
-from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.files import write_atomic
-from lightsleeper.parsing import Parts
+from lightsleeper.recipe import parsing
+from lightsleeper.recipe.parsing import Parts
 from lightsleeper.stages import deliver, ranks
 from lightsleeper.stages.checkpoints import seed_everything
 from lightsleeper.stages.console import FILE as LOG

@@ -5,8 +5,7 @@ from typing import Any
 import jsonschema
 import pytest
 from lightsleeper.cli.schema import recipe_schema
-from lightsleeper.recipe import shipped
-from lightsleeper.yaml_io import parse
+from lightsleeper.recipe import parse, shipped
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 import pytest
-from lightsleeper.recipe import shipped
-from lightsleeper.yaml_io import parse
+from lightsleeper.recipe import parse, shipped
 
 
 def test_a_valid_recipe_is_reported_in_one_line(recipe, cli):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightsleeper.errors import UserError
-from lightsleeper.overlay import override
+from lightsleeper.recipe import override
 from lightsleeper.search.space import ARGUMENTS, REFUSED, Parameter, arguments, check_carried, plain
 from search.wandb_rules import EXAMPLES
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from lightsleeper.config import RunConfig
+from lightsleeper.recipe.config import RunConfig
 from lightsleeper.stages.sweep import AGENT_ENTRY, agent_entry, agent_trial
 
 SETTINGS = RunConfig(monitor="val/loss", mode="min")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightsleeper.config import TrackingConfig
 from lightsleeper.errors import UserError
+from lightsleeper.recipe.config import TrackingConfig
 from lightsleeper.tracking import weights_and_biases as wandb_tracking
 from lightsleeper.tracking.credentials import key_source
 from lightsleeper.tracking.record import Record, read
@@ -107,7 +107,7 @@ def test_online_without_a_key_is_refused():
 
 def test_disabled_imports_no_wandb():
     code = (
-        "import sys; from pathlib import Path; from lightsleeper.config import TrackingConfig;"
+        "import sys; from pathlib import Path; from lightsleeper.recipe.config import TrackingConfig;"
         "from lightsleeper.tracking.weights_and_biases import start;"
         "start(TrackingConfig(mode='disabled'), Path('.'), None); assert 'wandb' not in sys.modules"
     )

@@ -48,7 +48,7 @@ def main(config_file: str, folder: str) -> int:
 
 def build(spec: dict[str, Any]) -> Any:
     """The object of one class_path and init_args."""
-    from lightsleeper.catalog import dotted_path
+    from lightsleeper.recipe.catalog import dotted_path
 
     module, _, name = dotted_path(spec["class_path"]).rpartition(".")
     return getattr(importlib.import_module(module), name)(**spec["init_args"])

@@ -17,9 +17,9 @@ import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from rich.console import Console
 
-from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.errors import UserError
+from lightsleeper.recipe import parsing
 from lightsleeper.stages.console import Log
 from lightsleeper.stages.plan import plan
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lightsleeper import experiment, parsing, recipe
+from lightsleeper import experiment, recipe
 from lightsleeper.bench.wakeword_pooled import PEOPLE, SENSITIVITIES, SOURCES, summary
 from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, engine_hears, hear, read_heard
 from lightsleeper.data.streams import Clip, Joined, Stream
@@ -25,6 +25,7 @@ from lightsleeper.data.wake_words import WakeWords
 from lightsleeper.errors import UserError
 from lightsleeper.files import content_hash, replacing
 from lightsleeper.metrics.measurement import Measurement
+from lightsleeper.recipe import parsing
 from lightsleeper.stages.plan import Plan, plan
 from lightsleeper.tracking.record import read, status_of
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lightsleeper import __version__
-from lightsleeper.catalog import SECTIONS
 from lightsleeper.errors import UserError, did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -122,8 +121,7 @@ def split_overrides(words: list[str], parser: argparse.ArgumentParser, allowed: 
         if word == "--":
             return overrides, [*rest, word, *queue]
         key, equals, _ = word.partition("=")
-        dotted = _DOTTED.fullmatch(word) or (key.startswith("--") and key[2:] in SECTIONS)
-        if key in own or not dotted:
+        if key in own or not (_DOTTED.fullmatch(word) or _is_section(key)):
             rest.append(word)
         elif not allowed:
             raise UserError(f"`{parser.prog}` takes no override '{key}'.")
@@ -134,6 +132,14 @@ def split_overrides(words: list[str], parser: argparse.ArgumentParser, allowed: 
         else:
             raise UserError(f"override '{word}' has no value; expected {word}=VALUE.")
     return overrides, rest
+
+
+def _is_section(key: str) -> bool:
+    if not key.startswith("--"):
+        return False
+    from lightsleeper.recipe import SECTIONS
+
+    return key[2:] in SECTIONS
 
 
 def help_text() -> str:

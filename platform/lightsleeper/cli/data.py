@@ -59,8 +59,8 @@ def main(args: argparse.Namespace) -> int:
 
 def data_module(files: list[str], overrides: list[str]) -> "L.LightningDataModule":
     """The data module of a recipe, seeded as a run's; raises UserError as `lightning validate` does."""
-    from lightsleeper.parsing import build_data
     from lightsleeper.recipe import load
+    from lightsleeper.recipe.parsing import build_data
 
     return build_data(load(files, overrides))
 

@@ -174,7 +174,7 @@ def recipe_data(given: list[str]) -> "L.LightningDataModule":
         raise UserError(f"--data {' '.join(given)}: the recipe has no section 'data'.")
     import lightning as L
 
-    from lightsleeper import parsing
+    from lightsleeper.recipe import parsing
 
     # Any model will do in place of the recipe's: that one may need a step that has not been run here.
     kept = ("seed_everything", "data")

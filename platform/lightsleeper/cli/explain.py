@@ -6,7 +6,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from lightsleeper.catalog import SECTIONS
 from lightsleeper.errors import UserError, did_you_mean
 
 HELP = "Say what a key of a recipe means: its type, default, value and text. Without KEY, list them all."
@@ -33,24 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from lightsleeper.parsing import resolve
-    from lightsleeper.recipe import load
+    from lightsleeper.recipe import load, plain
+    from lightsleeper.recipe.parsing import resolve
 
     files, key = split_key(args.words)
     recipe = load([Path(file) for file in files], args.overrides)
     resolved = resolve(recipe, args.trust)
     entries = collect(resolved)
-    wanted = [name for name in entries if key is None or _plain(name) == _plain(key)]
-    below = [name for name in entries if key is not None and _plain(name).startswith(f"{_plain(key)}.")]
+    wanted = [name for name in entries if key is None or plain(name) == plain(key)]
+    below = [name for name in entries if key is not None and plain(name).startswith(f"{plain(key)}.")]
     if key is not None and not wanted and not below:
-        raise UserError(f"no key '{key}' in this recipe.{did_you_mean(_plain(key), map(_plain, entries))[:200]}")
+        raise UserError(f"no key '{key}' in this recipe.{did_you_mean(plain(key), map(plain, entries))[:200]}")
     for name in [*wanted, *below]:
         if key is None:
             print(entries[name].line(name))
         elif below:
             print(entries[name].brief(name))
         else:
-            place = recipe.where(name) if _plain(name) in recipe.positions else "default"
+            place = recipe.where(name) if plain(name) in recipe.positions else "default"
             print(entries[name].full(name, place))
     return 0
 
@@ -61,7 +60,7 @@ def split_key(words: list[str]) -> tuple[list[str], str | None]:
 
     last = words[-1]
     named = last.endswith((".yaml", ".yml")) or Path(last).exists() or last in shipped()
-    if len(words) == 1 or (named and last.partition(".")[0] not in SECTIONS):
+    if len(words) == 1 or (named and last.partition(".")[0] not in SECTION_TEXTS):
         return words, None
     return words[:-1], last
 
@@ -95,8 +94,8 @@ def collect(resolved: dict[str, Any]) -> dict[str, Entry]:
     """Every key of a resolved recipe, by dotted name."""
     import lightning as L
 
-    from lightsleeper.config import RunConfig, TrackingConfig
-    from lightsleeper.reader import TRAINER_SKIP
+    from lightsleeper.recipe.config import RunConfig, TrackingConfig
+    from lightsleeper.recipe.reader import TRAINER_SKIP
 
     entries: dict[str, Entry] = {
         "seed_everything": Entry("int", resolved["seed_everything"], SECTION_TEXTS["seed_everything"], 0),
@@ -114,8 +113,8 @@ def collect(resolved: dict[str, Any]) -> dict[str, Entry]:
 
 
 def _add_class(entries: dict[str, Entry], key: str, spec: dict[str, Any], text: str) -> None:
-    from lightsleeper.parsing import find_class
-    from lightsleeper.signatures import summary
+    from lightsleeper.recipe.parsing import find_class
+    from lightsleeper.recipe.signatures import summary
 
     cls = find_class(spec["class_path"])
     entries[key] = Entry(f"class {spec['class_path']}", _NO_VALUE, summary(cls) or text)
@@ -125,7 +124,7 @@ def _add_class(entries: dict[str, Entry], key: str, spec: dict[str, Any], text: 
 def _add_arguments(
     entries: dict[str, Entry], key: str, cls: type, values: dict[str, Any], skip: frozenset[str]
 ) -> None:
-    from lightsleeper.signatures import parameters, type_text
+    from lightsleeper.recipe.signatures import parameters, type_text
 
     for name, parameter in parameters(cls, skip).items():
         value: Any = values
@@ -134,10 +133,6 @@ def _add_arguments(
         entries[f"{key}.{name}"] = Entry(
             type_text(parameter.type), value, parameter.text, parameter.default, parameter.required
         )
-
-
-def _plain(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part != "init_args")
 
 
 def _show(value: Any) -> str:

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightsleeper import catalog
-
 HELP = (
     "Print the JSON schema of recipes. Editors with the YAML language server use it by a first line "
     "`# yaml-language-server: $schema=FILE`."
@@ -23,10 +21,10 @@ def main(args: argparse.Namespace) -> int:
     if args.output is None:
         print(text)
         return 0
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.output.with_name(f".{args.output.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(args.output)
+    from lightsleeper.files import replacing
+
+    with replacing(args.output) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
     print(f"schema written to {args.output}")
     return 0
 
@@ -36,8 +34,9 @@ def recipe_schema() -> dict[str, Any]:
     import lightning as L
 
     from lightsleeper.cli.explain import SECTION_TEXTS
-    from lightsleeper.config import RunConfig, TrackingConfig
-    from lightsleeper.reader import SEED_LIMIT, TRAINER_SKIP
+    from lightsleeper.recipe import catalog
+    from lightsleeper.recipe.config import RunConfig, TrackingConfig
+    from lightsleeper.recipe.reader import SEED_LIMIT, TRAINER_SKIP
 
     properties: dict[str, Any] = {
         "seed_everything": {"type": "integer", "minimum": 0, "maximum": SEED_LIMIT - 1},
@@ -98,7 +97,7 @@ def _choice(classes: dict[str, str]) -> dict[str, Any]:
 
 def _class_arguments(name: str) -> dict[str, Any] | None:
     from lightsleeper.errors import UserError
-    from lightsleeper.parsing import find_class
+    from lightsleeper.recipe.parsing import find_class
 
     try:
         return _arguments(find_class(name))
@@ -107,7 +106,7 @@ def _class_arguments(name: str) -> dict[str, Any] | None:
 
 
 def _arguments(cls: type, skip: frozenset[str] = frozenset()) -> dict[str, Any]:
-    from lightsleeper.signatures import parameters, summary, type_schema
+    from lightsleeper.recipe.signatures import parameters, summary, type_schema
 
     schema: dict[str, Any] = {"type": ["object", "null"], "properties": {}, "additionalProperties": False}
     if summary(cls):

@@ -35,8 +35,7 @@ def main(args: argparse.Namespace) -> int:
 
 def groups(names: list[str]) -> list[list[str]]:
     """Recipes with the overlays that follow them."""
-    from lightsleeper.recipe import find
-    from lightsleeper.yaml_io import parse
+    from lightsleeper.recipe import find, parse
 
     found: list[list[str]] = []
     for name in names:
@@ -62,7 +61,7 @@ def validate(files: list[str], args: argparse.Namespace) -> None:
     recipe = load([Path(file) for file in files], args.overrides)
     if args.print:
         print(dump(recipe.config), end="", flush=True)
-    from lightsleeper.parsing import check
+    from lightsleeper.recipe.parsing import check
 
     def steps(outer: Recipe) -> None:
         for step in required(outer).values():

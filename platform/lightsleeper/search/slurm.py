@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def parameters(given: list[str]) -> tuple[str | None, dict[str, Any]]:
     """`cluster` and submitit's other parameters from `KEY=VALUE`; raises UserError."""
-    from lightsleeper.yaml_io import parse_value
+    from lightsleeper.recipe import parse_value
 
     found: dict[str, Any] = {}
     for text in given:

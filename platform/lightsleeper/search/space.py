@@ -18,7 +18,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.yaml_io import parse_value
+from lightsleeper.recipe import parse_value
 
 if TYPE_CHECKING:
     import optuna

@@ -16,11 +16,9 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 
-from lightsleeper.catalog import SECTIONS
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.recipe import Recipe, load, override, shipped
+from lightsleeper.recipe import SECTIONS, Recipe, load, override, parse, shipped, shown
 from lightsleeper.search.space import Method, Parameter, arguments, exponent_hint
-from lightsleeper.yaml_io import parse, shown
 
 Goal = Literal["maximize", "minimize"]
 

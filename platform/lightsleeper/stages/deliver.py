@@ -26,7 +26,7 @@ from lightsleeper.errors import UserError
 from lightsleeper.files import write_atomic
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Family
-from lightsleeper.parsing import Parts, ordered
+from lightsleeper.recipe.parsing import Parts, ordered
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
 from lightsleeper.stages.fit import CHECKPOINTS

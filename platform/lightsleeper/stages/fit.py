@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
 
 from lightsleeper.errors import UserError
-from lightsleeper.parsing import Parts, ordered
+from lightsleeper.recipe.parsing import Parts, ordered
 from lightsleeper.stages.checkpoints import (
     BEST,
     LAST,

@@ -13,15 +13,15 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightsleeper_callbacks.base import check_strategy
 
-from lightsleeper import parsing
 from lightsleeper import recipe as recipes
-from lightsleeper.config import RunConfig, TrackingConfig
 from lightsleeper.deploy.formats import FORMATS
 from lightsleeper.deploy.small import check_small
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.files import cache_folder, cache_path, free_bytes
 from lightsleeper.models.family import Family
-from lightsleeper.reader import Reader
+from lightsleeper.recipe import parsing
+from lightsleeper.recipe.config import RunConfig, TrackingConfig
+from lightsleeper.recipe.reader import Reader
 from lightsleeper.stages.rehearsal import rehearse
 from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.record import LATER, Record, status_of

@@ -14,9 +14,9 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-from lightsleeper import parsing
 from lightsleeper import recipe as recipes
 from lightsleeper.errors import UserError
+from lightsleeper.recipe import parsing
 from lightsleeper.stages.checkpoints import seed_everything
 from lightsleeper.stages.console import Log, stoppable
 from lightsleeper.stages.fit import fit

@@ -18,7 +18,7 @@ from lightsleeper import recipe as recipes
 from lightsleeper.deploy.finalize import ARCHITECTURE, WEIGHTS, save_model
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Family
-from lightsleeper.parsing import ordered
+from lightsleeper.recipe.parsing import ordered
 
 if TYPE_CHECKING:
     from lightsleeper.stages.plan import Plan

@@ -13,8 +13,8 @@ import lightning as L
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from lightsleeper.config import RunConfig
 from lightsleeper.errors import EveryRunError
+from lightsleeper.recipe.config import RunConfig
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint, schedules_settled
 from lightsleeper.stages.fit import CHECKPOINTS
 from lightsleeper.stages.metrics_file import FILE as METRICS

@@ -20,9 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from lightsleeper.config import TrackingConfig
 from lightsleeper.errors import UserError
 from lightsleeper.files import write_atomic
+from lightsleeper.recipe.config import TrackingConfig
 from lightsleeper.tracking.credentials import key_source
 from lightsleeper.tracking.record import Record, knobs
 

@@ -1,10 +1,8 @@
-"""Sections of a recipe, and short class names -> dotted paths. Looking a name up reads files and imports nothing."""
+"""Short class names -> dotted paths. Looking a name up reads files and imports nothing."""
 
 import re
 from importlib.util import find_spec
 from pathlib import Path
-
-SECTIONS = ("seed_everything", "requires", "model", "data", "callbacks", "trainer", "run", "tracking")
 
 _NAMED = re.compile(r"^CATALOG = \((.*?)\)", re.MULTILINE | re.DOTALL)
 

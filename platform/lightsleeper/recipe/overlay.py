@@ -8,12 +8,13 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from lightsleeper.catalog import SECTIONS, dotted_path
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.yaml_io import parse_value
+from lightsleeper.recipe.catalog import dotted_path
+from lightsleeper.recipe.yaml_io import parse_value
 
 Config = dict[str, Any]
 
+SECTIONS = ("seed_everything", "requires", "model", "data", "callbacks", "trainer", "run", "tracking")
 CLASS_KEYS = ("class_path", "init_args")
 REQUIRE_KEYS = ("recipe", "set")
 NAMED = ("callbacks", "requires")  # sections whose entries are switched off by null

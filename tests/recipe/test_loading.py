@@ -5,8 +5,20 @@ from pathlib import Path
 import pytest
 from lightsleeper import recipe as recipes
 from lightsleeper.errors import UserError
-from lightsleeper.recipe import config_hash, find, group_hash, header, load, merge, required, shipped, substitute
-from lightsleeper.yaml_io import dump, parse, parse_value
+from lightsleeper.recipe import (
+    config_hash,
+    dump,
+    find,
+    group_hash,
+    header,
+    load,
+    merge,
+    parse,
+    parse_value,
+    required,
+    shipped,
+    substitute,
+)
 
 BASE = """\
 # What it trains.

@@ -7,9 +7,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightsleeper_callbacks.base import Compression, by_phase, check_together
 
-from lightsleeper.config import RunConfig, TrackingConfig
-from lightsleeper.reader import Reader, as_plain
-from lightsleeper.recipe import Config, Recipe, references
+from lightsleeper.recipe.config import RunConfig, TrackingConfig
+from lightsleeper.recipe.loading import Config, Recipe, references
+from lightsleeper.recipe.reader import Reader, as_plain
 
 
 @dataclass

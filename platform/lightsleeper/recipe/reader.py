@@ -18,11 +18,11 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
-from lightsleeper import catalog
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.overlay import Config
-from lightsleeper.recipe import Recipe
-from lightsleeper.signatures import (
+from lightsleeper.recipe import catalog
+from lightsleeper.recipe.loading import Recipe
+from lightsleeper.recipe.overlay import Config
+from lightsleeper.recipe.signatures import (
     Parameter,
     accepts_null,
     culprit,

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.demos.boring_classes import BoringDataModule
-from lightsleeper import catalog
 from lightsleeper.errors import UserError
-from lightsleeper.parsing import build, check, find_class, resolve
-from lightsleeper.recipe import Recipe, config_hash, load
-from lightsleeper.signatures import parameters, type_schema, type_text
-from lightsleeper.yaml_io import dump, parse
+from lightsleeper.recipe import Recipe, catalog, config_hash, dump, load, parse
+from lightsleeper.recipe.parsing import build, check, find_class, resolve
+from lightsleeper.recipe.signatures import parameters, type_schema, type_text
 
 USER_CODE = '''
 from dataclasses import dataclass, field
