@@ -248,7 +248,14 @@ def test_shipped_recipes_are_found_from_any_folder(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("kws_dps", "kws_dsp"), ("recipes/kws_dps.yaml", "kws_dsp"), ("tinny", "overlays/tiny")]
+    ("name", "near"),
+    [
+        ("kws_dps", "kws_dsp"),
+        ("recipes/kws_dps.yaml", "kws_dsp"),
+        ("tinny", "overlays/tiny"),
+        ("recipes/kws_dsp.yml", "kws_dsp"),
+        ("base.yml", "base.yaml"),
+    ],
 )
 def test_a_missing_recipe_gives_the_nearest_name(folder, name, near):
     with pytest.raises(UserError, match=f"Did you mean '{near}'"):

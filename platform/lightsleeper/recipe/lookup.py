@@ -1,6 +1,7 @@
 """Where recipes lie: by path, by run folder, or shipped and known by name."""
 
-import re
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,7 @@ def find(name: str | Path, beside: Path | None = None) -> Path:
     Raises UserError with the nearest known name.
     """
     text = str(name)
-    bare = re.sub(r"\.ya?ml$", "", text)
+    bare = text.removesuffix(".yaml")
     candidates = [Path(text), Path(text) / "recipe.yaml"]
     if beside is not None:
         candidates = [beside / f"{bare}.yaml", *candidates]
@@ -44,19 +45,21 @@ def find(name: str | Path, beside: Path | None = None) -> Path:
         if candidate.is_file():
             return candidate
     known = shipped()
-    for key in (bare, bare.removeprefix("recipes/")):
+    wanted = bare.removeprefix("recipes/")
+    for key in (bare, wanted):
         if key in known:
             return known[key]
     if Path(text).is_dir():
         raise UserError(f"'{text}' is a folder without recipe.yaml; expected a recipe file or a run folder.")
-    hint = did_you_mean(bare.removeprefix("recipes/"), known)
-    if "Valid:" in hint:  # a bare file name of an overlay is near to its full name
-        short = {key.rsplit("/", 1)[-1]: key for key in known}
-        close = did_you_mean(Path(bare).name, short)
-        for stem, key in short.items():
-            if close == f" Did you mean '{stem}'?":
-                hint = f" Did you mean '{key}'?"
-    raise UserError(f"no recipe '{text}'.{hint}")
+    raise UserError(f"no recipe '{text}'.{_nearest(text, wanted, known)}")
+
+
+def _nearest(text: str, wanted: str, known: Iterable[str]) -> str:
+    if (twin := Path(text).with_suffix(".yaml")).is_file():
+        return f" Did you mean '{twin}'?"
+    names = {Path(key).name: key for key in known} | {key: key for key in known}  # overlays without their folder, too
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+    return f" Did you mean '{names[near[0]]}'?" if near else did_you_mean(wanted, known)
 
 
 def header(file: Path) -> str:
