@@ -132,8 +132,9 @@ def test_the_folds_together_test_every_recording_once(recorded: Path):
     for fold in range(5):
         data = alone(recorded, fold=fold)
         data.setup("test")
-        clips = [*data.positive_clips["test"], *data.negative_clips["test"]]
-        tested += [str(data.takes[clip].file) for clip in clips]
+        found = data.recordings
+        clips = [*found.positives["test"], *found.negatives["test"]]
+        tested += [str(found.takes[clip].file) for clip in clips]
     assert len(tested) == len(set(tested)) == 26
 
 
@@ -219,7 +220,7 @@ def test_crowd_sourced_wake_words_are_divided_by_clip(real_data: Path):
     data.check()
     data.setup("fit")
     counts = data.summary()["counts"]
-    assert data.split_by == "clips"
+    assert data.recordings.split_by == "clips"
     assert sum(part["recorded positive"] + part["recorded negative"] for part in counts.values()) == 753 + 310
     assert data.negative_hours["test"] > 0.1
     assert next(iter(data.train_dataloader()))["audio"].abs().max() > 0.01

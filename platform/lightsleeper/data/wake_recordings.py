@@ -24,6 +24,23 @@ class Take:
     """"" where the manifest does not say."""
 
 
+@dataclass(frozen=True)
+class Recordings:
+    """All takes, read and divided."""
+
+    takes: list[Take]
+    clips: ClipCache
+    """One clip for each take."""
+    positives: Parts
+    negatives: Parts
+    split_by: str
+    """speakers, clips or none."""
+
+    @property
+    def skipped(self) -> list[str]:
+        return [str(self.takes[clip].file) for clip in self.clips.bad]
+
+
 def find_takes(phrase: str, folder: Path, manifest: str, negatives: Sequence[Path]) -> list[Take]:
     """Rows of the manifest whose text is the phrase, its other rows, and all audio below the other folders.
 
@@ -54,6 +71,13 @@ def check_takes(takes: Sequence[Take], on_bad_file: OnBadFile) -> None:
 def read_takes(takes: Sequence[Take], on_bad_file: OnBadFile) -> ClipCache:
     """All recordings, untrimmed: a detector meets them as they are."""
     return cached_clips([take.file for take in takes], trim=False, on_bad_file=on_bad_file)
+
+
+def tested_takes(takes: Sequence[Take], usable: Sequence[int]) -> tuple[Parts, Parts, str]:
+    """As `split_takes`, where all recordings are the test."""
+    sides = ([clip for clip in usable if takes[clip].positive == side] for side in (True, False))
+    positives, negatives = ({**_nothing(), "test": clips} for clips in sides)
+    return positives, negatives, "none"
 
 
 def split_takes(

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from lightsleeper.data.clip_cache import OnBadFile
 from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import read_manifest
-from lightsleeper.data.streams import SAMPLE_RATE, Clip, Joined, Stream, StreamChunks
+from lightsleeper.data.streams import SAMPLE_RATE, Clip, StreamChunks
+from lightsleeper.data.wake_layout import recorded_streams
 from lightsleeper.data.wake_recordings import Take, other_takes, read_takes
 from lightsleeper.errors import UserError, did_you_mean
 
@@ -52,8 +53,7 @@ class RecordedStreams:
         usable = [int(clip) for clip in np.flatnonzero(self.clips.ok)]
         positive = [clip for clip in usable if self.takes[clip].positive]
         negative = [clip for clip in usable if not self.takes[clip].positive]
-        streams: list[Stream] = [Clip(self.clips, clip) for clip in positive]
-        self.streams = dict(enumerate([*streams, *([Joined(self.clips, negative)] if negative else [])]))
+        self.streams = dict(enumerate(recorded_streams(self.clips, positive, negative)))
         self.counts = {"positive": len(positive), "negative": len(negative)}
 
     def chunks(self) -> DataLoader:

@@ -8,42 +8,47 @@ synthesised speech may join in: as more training clips, and as hours without the
 
 import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
-from lightsleeper.data.clip_cache import ClipCache, OnBadFile, cached_clips
+from lightsleeper.data.clip_cache import OnBadFile, cached_clips
 from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
-from lightsleeper.data.kept import KeptClips, KeptStream
+from lightsleeper.data.kept import KeptClips
 from lightsleeper.data.lexicon import Lexicon, require_word_list, split_words
+from lightsleeper.data.module import DataModule
 from lightsleeper.data.noise import DrawnSpeech, NoisePool, NoiseSource, audio_files, divided
 from lightsleeper.data.seeds import run_seed
-from lightsleeper.data.streams import HOP, Clip, Joined, Keyword, Scenery, Stream, StreamChunks
-from lightsleeper.data.synthesis import VARIANTS
-from lightsleeper.data.wake_clips import Mixture, Pieces, WakeClips, corpus_pieces, recorded_piece
-from lightsleeper.data.wake_recordings import Parts, check_takes, find_takes, read_takes, split_takes
+from lightsleeper.data.streams import Clip, Stream, StreamChunks
+from lightsleeper.data.wake_arguments import check_arguments
+from lightsleeper.data.wake_clips import Mixture, Pieces, WakeClips
+from lightsleeper.data.wake_layout import Hours, negative_hours, recorded_streams
+from lightsleeper.data.wake_pieces import fitting, recorded_pieces, spoken_pieces
+from lightsleeper.data.wake_recordings import (
+    Recordings,
+    check_takes,
+    find_takes,
+    read_takes,
+    split_takes,
+    tested_takes,
+)
 from lightsleeper.data.wake_script import PARTS, WakeSpec, write_script
+from lightsleeper.data.wake_summary import parts
 from lightsleeper.errors import UserError
 from lightsleeper.files import content_hash
 
 CATALOG = ("WakeWords",)
 
 UTTERANCES_PER_HOUR = 1100  # of running speech in a stream: about as many as are said
-STREAM_HOURS = 1.0  # longest stream: processes of a distributed run share streams
-GUARD_S = 1.5  # after a keyword: no negative audio (tolerance and refractory time of the metric's defaults)
-_FITTING = 0.8  # share of the phrase's clips that must fit into a training clip
 
 
-class WakeWords(L.LightningDataModule):
+class WakeWords(DataModule):
     """Clips with and without a phrase, and streams to detect it in. Synthesis needs the ``demo`` extra.
 
     The corpus is built once, 10 ms a clip on one core (27,000 clips by default, about 1.5 GB), and kept in the cache
@@ -52,6 +57,53 @@ class WakeWords(L.LightningDataModule):
     Training batches: ``audio`` (B, S), 16 kHz in [-1, 1]; ``keyword`` (B,) 1 where the clip holds the whole phrase;
     ``begin_s``, ``end_s`` (B,) of it, else nan; ``phones`` (B, S / 160), every 10 ms the phone, 0 silence, -1 unknown;
     ``clip`` (B,). Batches of validation and test are chunks of one stream (`data.streams.StreamChunks`).
+
+    Args:
+        phrase: what is detected, in words.
+        path: folder of recordings with a manifest (``path,text[,speaker]``): rows of the phrase are positives, the
+            others negatives. None: synthesised speech only.
+        manifest: name of the manifest in ``path``.
+        negatives: folders of recordings without the phrase.
+        folds: parts that the recordings are divided into, by speaker where all are named, else by clip.
+        fold: the part that is tested, from 0. The division does not depend on the run's seed.
+        val_fraction: share of the remaining speakers or clips used for validation.
+        evaluate_only: all recordings are the test; training and validation are synthesised.
+        synthesis: use synthesised speech. False: recordings only, which then need negatives.
+        synthetic_share: share of training clips from synthesis where there are recordings too.
+        noise: folder of noise recordings, added to the generated kinds; three or more are divided, so that the
+            streams are heard through others than training.
+        train_keywords: synthesised clips of the phrase for training.
+        train_near: the same of near phrases.
+        train_speech: the same of running speech, about two seconds each.
+        val_keywords: synthesised clips of the phrase in validation streams; none where recordings validate.
+        val_hours: length of all synthesised validation streams. Below two hours without the phrase, a target of
+            0.5 false alarms per hour means none at all.
+        test_keywords: clips of the phrase in test streams; none where recordings test.
+        test_hours: length of all synthesised test streams. For a claim of 0.5 false alarms per hour 6 hours without
+            one are needed (95 %).
+        near_phrases: phrases near to this one, divided among training, validation and test.
+        near_per_hour: how often one of them is said in a stream.
+        held_out_voices: voices (of 89) that only the test has.
+        validation_voices: voices that only the validation set has.
+        corpus_seed: of voices, texts and streams.
+        clip_seconds: length of training clips; longer takes of the phrase are left out.
+        clips_per_epoch: training clips in an epoch. None: as many as it takes to hear each take of the phrase once.
+        positive_share: share of training clips with the phrase.
+        near_share: share with a near phrase.
+        noise_share: share with noise alone; running speech fills the rest.
+        snr_db: lowest and highest SNR of training clips.
+        gain_db: lowest and highest peak of training clips, dB of full scale; above 0 they clip.
+        stream_snr_db: lowest and highest SNR of keywords in streams.
+        chunk_seconds: audio in a batch of validation and test, a multiple of 20 ms.
+        keep_streams: synthesised streams whose audio stays in the cache folder (115 MB an hour): validation is
+            rendered once and not in every epoch. The samples are the same either way.
+        keep_clips: epochs whose training clips are made once and kept (0.4 GB each for 5,000 clips); later epochs,
+            and other runs with the same ``seed``, hear them again. 0: every epoch makes new ones.
+        on_bad_file: refuse to start, or skip recordings that cannot be read.
+        batch_size: training clips in a batch.
+        workers: processes that prepare training batches; 0: the training process, 3 to 4 ms a clip.
+        build_workers: processes that build the corpus. None: one per core.
+        seed: of what training draws. None: the run's seed.
 
     Example::
 
@@ -62,8 +114,6 @@ class WakeWords(L.LightningDataModule):
     Raises:
         UserError: an argument is out of range; espeak-ng, a folder, the phrase or a recording is missing.
     """
-
-    sample_rate = SAMPLE_RATE
 
     def __init__(
         self,
@@ -107,54 +157,7 @@ class WakeWords(L.LightningDataModule):
         build_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            phrase: what is detected, in words.
-            path: folder of recordings with a manifest (``path,text[,speaker]``): rows of the phrase are positives, the
-                others negatives. None: synthesised speech only.
-            manifest: name of the manifest in ``path``.
-            negatives: folders of recordings without the phrase.
-            folds: parts that the recordings are divided into, by speaker where all are named, else by clip.
-            fold: the part that is tested, from 0. The division does not depend on the run's seed.
-            val_fraction: share of the remaining speakers or clips used for validation.
-            evaluate_only: all recordings are the test; training and validation are synthesised.
-            synthesis: use synthesised speech. False: recordings only, which then need negatives.
-            synthetic_share: share of training clips from synthesis where there are recordings too.
-            noise: folder of noise recordings, added to the generated kinds; three or more are divided, so that the
-                streams are heard through others than training.
-            train_keywords: synthesised clips of the phrase for training.
-            train_near: the same of near phrases.
-            train_speech: the same of running speech, about two seconds each.
-            val_keywords: synthesised clips of the phrase in validation streams; none where recordings validate.
-            val_hours: length of all synthesised validation streams. Below two hours without the phrase, a target of
-                0.5 false alarms per hour means none at all.
-            test_keywords: clips of the phrase in test streams; none where recordings test.
-            test_hours: length of all synthesised test streams. For a claim of 0.5 false alarms per hour 6 hours without
-                one are needed (95 %).
-            near_phrases: phrases near to this one, divided among training, validation and test.
-            near_per_hour: how often one of them is said in a stream.
-            held_out_voices: voices (of 89) that only the test has.
-            validation_voices: voices that only the validation set has.
-            corpus_seed: of voices, texts and streams.
-            clip_seconds: length of training clips; longer takes of the phrase are left out.
-            clips_per_epoch: training clips in an epoch. None: as many as it takes to hear each take of the phrase once.
-            positive_share: share of training clips with the phrase.
-            near_share: share with a near phrase.
-            noise_share: share with noise alone; running speech fills the rest.
-            snr_db: lowest and highest SNR of training clips.
-            gain_db: lowest and highest peak of training clips, dB of full scale; above 0 they clip.
-            stream_snr_db: lowest and highest SNR of keywords in streams.
-            chunk_seconds: audio in a batch of validation and test, a multiple of 20 ms.
-            keep_streams: synthesised streams whose audio stays in the cache folder (115 MB an hour): validation is
-                rendered once and not in every epoch. The samples are the same either way.
-            keep_clips: epochs whose training clips are made once and kept (0.4 GB each for 5,000 clips); later epochs,
-                and other runs with the same ``seed``, hear them again. 0: every epoch makes new ones.
-            on_bad_file: refuse to start, or skip recordings that cannot be read.
-            batch_size: training clips in a batch.
-            workers: processes that prepare training batches; 0: the training process, 3 to 4 ms a clip.
-            build_workers: processes that build the corpus. None: one per core.
-            seed: of what training draws. None: the run's seed.
-        """
+        check_arguments(locals())
         super().__init__()
         self.phrase = " ".join(split_words(phrase))
         self.path = None if path is None else Path(path).expanduser()
@@ -163,80 +166,25 @@ class WakeWords(L.LightningDataModule):
         self.manifest, self.on_bad_file = manifest, on_bad_file
         self.folds, self.fold, self.val_fraction, self.evaluate_only = folds, fold, val_fraction, evaluate_only
         self.synthesis, self.synthetic_share = synthesis, synthetic_share
-        self.val_hours, self.test_hours, self.near_per_hour = val_hours, test_hours, near_per_hour
+        self.hours = {"val": val_hours, "test": test_hours}
         self.corpus_seed, self.stream_snr_db, self.clips_per_epoch = corpus_seed, stream_snr_db, clips_per_epoch
         self.batch_size, self.workers, self.build_workers, self._seed = batch_size, workers, build_workers, seed
         self.keep_streams, self.keep_clips = keep_streams, keep_clips
-        counts = {"train_keywords": train_keywords, "train_near": train_near, "train_speech": train_speech}
-        counts |= {"held_out_voices": held_out_voices, "validation_voices": validation_voices, "folds": folds}
-        counts |= {"batch_size": batch_size, "build_workers": build_workers or 1, "near_phrases": near_phrases}
-        for name, value in {**counts, "clips_per_epoch": clips_per_epoch or 1}.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}.")
-        for name, least in {
-            "val_keywords": val_keywords, "test_keywords": test_keywords, "val_hours": val_hours,
-            "test_hours": test_hours, "near_per_hour": near_per_hour, "workers": workers,
-            "keep_clips": keep_clips,
-        }.items():  # fmt: skip
-            if least < 0:
-                raise UserError(f"{name} must not be negative, got {least}.")
-        self._check_shares(positive_share, near_share, noise_share)
-        if not 0.5 <= clip_seconds <= 30:
-            raise UserError(f"clip_seconds must lie between 0.5 and 30, got {clip_seconds}.")
-        for name, pair in (("snr_db", snr_db), ("gain_db", gain_db), ("stream_snr_db", stream_snr_db)):
-            if pair[0] > pair[1]:
-                raise UserError(f"{name} must be a lowest and a highest value, got {list(pair)}.")
-        if held_out_voices + validation_voices >= len(VARIANTS):
-            raise UserError(
-                f"held_out_voices {held_out_voices} and validation_voices {validation_voices} leave none of the "
-                f"{len(VARIANTS)} voices for training."
-            )
         self.chunk = round(chunk_seconds * SAMPLE_RATE)
-        if self.chunk < HOP or self.chunk % HOP:
-            raise UserError(f"chunk_seconds must be a multiple of 0.02, got {chunk_seconds}.")
-        self._check_sources()
         samples = round(clip_seconds * 100) * (SAMPLE_RATE // 100)
         self.mixture = Mixture(samples, positive_share, near_share, noise_share, snr_db, gain_db)
         # Recordings take the place of synthesised keywords where they validate or test.
         keywords = (train_keywords, 0 if self._people("val") else val_keywords, 0 if self.path else test_keywords)
-        voiced = [math.ceil(hours * UTTERANCES_PER_HOUR) for hours in (val_hours, test_hours)]
+        near = [round(hours * near_per_hour) for hours in self.hours.values()]
+        voiced = [math.ceil(hours * UTTERANCES_PER_HOUR) for hours in self.hours.values()]
         self.spec = WakeSpec(
-            self.phrase, keywords, (train_near, self._near(val_hours), self._near(test_hours)),
-            (train_speech, voiced[0], voiced[1]), near_phrases, held_out_voices, validation_voices, corpus_seed,
+            self.phrase, keywords, (train_near, near[0], near[1]), (train_speech, voiced[0], voiced[1]),
+            near_phrases, held_out_voices, validation_voices, corpus_seed,
         )  # fmt: skip
-        self._ready = False
-
-    def _check_shares(self, positive: float, near: float, noise: float) -> None:
-        shares = {"positive_share": positive, "near_share": near, "noise_share": noise}
-        shares |= {"synthetic_share": self.synthetic_share}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise UserError(f"{name} is {share}; it must lie between 0 and 1.")
-        if not 0 < positive < 1 or positive + near + noise > 1:
-            raise UserError(
-                f"positive_share {positive}, near_share {near} and noise_share {noise} must leave some clips of each "
-                "kind: positive_share within 0 and 1, all three 1 together at most."
-            )
-        if not 0 < self.val_fraction < 1:
-            raise UserError(f"val_fraction is {self.val_fraction}; it must lie between 0 and 1.")
-        if self.folds < 2 or not 0 <= self.fold < self.folds:
-            raise UserError(f"fold is {self.fold}; with folds {self.folds} (2 or more) it goes from 0 to folds - 1.")
-
-    def _check_sources(self) -> None:
-        if self.path is None and (self.negatives or self.evaluate_only or not self.synthesis):
-            raise UserError("negatives, evaluate_only and synthesis: false need recordings of the phrase in path.")
-        if self.evaluate_only and not self.synthesis:
-            raise UserError("evaluate_only leaves nothing to train on without synthesis.")
-        for name, hours in (("val_hours", self.val_hours), ("test_hours", self.test_hours)):
-            if self.path is None and hours <= 0:
-                raise UserError(f"{name} must be above 0 where there are no recordings.")
 
     def _people(self, part: str) -> bool:
         """Whether recordings of people are in a part."""
         return self.path is not None and (part == "test" or not self.evaluate_only)
-
-    def _near(self, hours: float) -> int:
-        return round(hours * self.near_per_hour)
 
     def check(self) -> None:
         """Refuse, before anything is read or built, what certainly fails later."""
@@ -255,7 +203,7 @@ class WakeWords(L.LightningDataModule):
         if self.synthesis:
             require_word_list()
             check_buildable(self._corpus_spec, self.spec.clips)
-        for part, hours in (("val", self.val_hours), ("test", self.test_hours)):
+        for part, hours in self.hours.items():
             keywords = self.spec.keywords[PARTS.index(part)]
             if keywords > hours * 360:
                 raise UserError(
@@ -263,25 +211,17 @@ class WakeWords(L.LightningDataModule):
                     "there is negative audio between them."
                 )
 
-    def prepare_data(self) -> None:
+    def load(self) -> None:
         """Build the corpus, or decode the recordings, where the cache does not hold them."""
-        self.setup()
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._ready:
-            return
         self.seed = run_seed(self._seed)
         files = [] if self.noise_folder is None else audio_files(self.noise_folder)
         self.noise_files = divided(files, PARTS)
         self.corpus: Corpus | None = None
-        self.recordings: ClipCache | None = None
         if self.synthesis:
             self.corpus = open_or_build(self._corpus_spec(), lambda: write_script(self.spec), self.build_workers)
-        if self.path is not None:
-            self._read_recordings()
+        self.recordings = None if self.path is None else self._read_recordings(self.path)
         self._cut_pieces()
         self._streams = self._lay_streams()
-        self._ready = True
 
     def _corpus_spec(self) -> dict[str, Any]:
         found = {}
@@ -292,96 +232,48 @@ class WakeWords(L.LightningDataModule):
                 found[package] = "missing"
         return {"kind": "WakeWords", **asdict(self.spec), "packages": found}
 
-    def _read_recordings(self) -> None:
-        assert self.path is not None
-        self.takes = find_takes(self.phrase, self.path, self.manifest, self.negatives)
-        self.recordings = read_takes(self.takes, self.on_bad_file)
-        usable = [int(clip) for clip in np.flatnonzero(self.recordings.ok)]
+    def _read_recordings(self, folder: Path) -> Recordings:
+        takes = find_takes(self.phrase, folder, self.manifest, self.negatives)
+        clips = read_takes(takes, self.on_bad_file)
+        usable = [int(clip) for clip in np.flatnonzero(clips.ok)]
         if self.evaluate_only:
-            tested = [[clip for clip in usable if self.takes[clip].positive == side] for side in (True, False)]
-            nothing: Parts = {"train": [], "val": []}
-            self.positive_clips, self.negative_clips = ({**nothing, "test": clips} for clips in tested)
-            self.split_by = "none"
-        else:
-            self.positive_clips, self.negative_clips, self.split_by = split_takes(
-                self.takes, usable, self.folds, self.fold, self.val_fraction, self.corpus_seed
-            )
+            return Recordings(takes, clips, *tested_takes(takes, usable))
+        split = split_takes(takes, usable, self.folds, self.fold, self.val_fraction, self.corpus_seed)
+        return Recordings(takes, clips, *split)
 
     def _cut_pieces(self) -> None:
         """What training clips are put together from."""
-        self.origins: list[Pieces] = []
+        origins: list[Pieces] = []
         self.weights: list[float] = []
-        left_out = total = 0
         if self.corpus is not None:
-            lexicon = Lexicon.default()
-            phones = {text: [lexicon.word(word) for word in text.split()] for text in set(self.corpus.texts)}
-            kinds = {
-                kind: corpus_pieces(self.corpus, f"train {kind}", phones) for kind in ("keyword", "near", "speech")
-            }
-            self.origins.append(Pieces(kinds["keyword"], kinds["near"], kinds["speech"]))
+            origins.append(spoken_pieces(self.corpus))
             self.weights.append(self.synthetic_share if self._people("train") else 1.0)
         if self.recordings is not None and self._people("train"):
-            sides = (self.positive_clips["train"], self.negative_clips["train"])
-            keywords, speech = ([recorded_piece(self.recordings, clip) for clip in clips] for clips in sides)
-            self.origins.append(Pieces(keywords, (), speech))
+            origins.append(recorded_pieces(self.recordings))
             self.weights.append(1 - self.synthetic_share if self.synthesis else 1.0)
-        room = self.mixture.samples / SAMPLE_RATE - 0.1
-        for number, origin in enumerate(self.origins):
-            fitting = [piece for piece in origin.keywords if piece.end_s - piece.begin_s <= room]
-            left_out, total = left_out + len(origin.keywords) - len(fitting), total + len(origin.keywords)
-            self.origins[number] = Pieces(fitting, origin.near, origin.speech)
-        self.left_out = left_out
-        if total - left_out < _FITTING * total:
-            raise UserError(
-                f"{left_out} of {total} takes of '{self.phrase}' are longer than clip_seconds "
-                f"{self.mixture.samples / SAMPLE_RATE}: raise it."
-            )
+        self.origins, self.left_out = fitting(origins, self.mixture.samples / SAMPLE_RATE, self.phrase)
 
     def _lay_streams(self) -> dict[str, dict[int, Stream]]:
         """Streams of each part by number: synthesised ones, then recordings."""
         laid: dict[str, dict[int, Stream]] = {}
         first = 0
-        for part, hours in (("val", self.val_hours), ("test", self.test_hours)):
+        for part, hours in self.hours.items():
             streams: list[Stream] = []
             if self.corpus is not None and hours > 0:
-                streams += self._sceneries(self.corpus, part, hours)
+                keep = self.keep_streams in ("all", part)
+                plan = Hours(part, hours, self.noise_files[part], self.corpus_seed, self.stream_snr_db, keep)
+                streams += plan.lay(self.corpus)
             if self.recordings is not None and self._people(part):
-                source = self.recordings
-                streams += [Clip(source, clip) for clip in self.positive_clips[part]]
-                if self.negative_clips[part]:
-                    streams.append(Joined(source, self.negative_clips[part]))
+                found = self.recordings
+                streams += recorded_streams(found.clips, found.positives[part], found.negatives[part])
             laid[part] = dict(enumerate(streams, start=first))
             first += len(streams)
         return laid
-
-    def _sceneries(self, corpus: Corpus, part: str, hours: float) -> list[Stream]:
-        starts, ends = corpus.column("word_starts_s"), corpus.column("word_ends_s")
-        keywords = [Keyword(clip, starts[clip][0], ends[clip][-1]) for clip in corpus.clips(f"{part} keyword").tolist()]
-        speech = corpus.clips(f"{part} speech").tolist()
-        near = corpus.clips(f"{part} near").tolist()
-        count = max(1, math.ceil(hours / STREAM_HOURS - 1e-9))
-        noise = NoiseSource(DrawnSpeech(corpus, speech), self.noise_files[part])
-        recorded = None if noise.recorded is None else noise.recorded.hash
-        number = PARTS.index(part)
-        sceneries = [
-            Scenery(
-                corpus, keywords[i::count], [*speech[i::count], *near[i::count]], noise, hours / count * 3600,
-                seed=1000 * (self.corpus_seed * 10 + number) + i, snr_db=self.stream_snr_db,
-            )
-            for i in range(count)
-        ]  # fmt: skip
-        if self.keep_streams == "all" or self.keep_streams == part:
-            return [KeptStream(scenery, [corpus.key, recorded]) for scenery in sceneries]
-        return list(sceneries)
 
     @property
     def phrase_phones(self) -> list[int]:
         """Phone ids of the phrase."""
         return Lexicon.default().pronounce(self.phrase).phones
-
-    @property
-    def test_names(self) -> list[str]:
-        return [""]
 
     def train_dataloader(self) -> DataLoader:
         epoch = SharedEpoch()
@@ -418,79 +310,38 @@ class WakeWords(L.LightningDataModule):
     def recording(self, stream: int) -> Path | None:
         """The file behind a stream that is one recording of the phrase: outcomes of two detectors are paired by it."""
         found = next(streams[stream] for streams in self._streams.values() if stream in streams)
-        return self.takes[found.clip].file if isinstance(found, Clip) else None
+        return self.recordings.takes[found.clip].file if self.recordings and isinstance(found, Clip) else None
 
     @property
     def negative_hours(self) -> dict[str, float]:
         """Hours without the phrase by part, at the metric's default tolerance and refractory time."""
-        return {
-            part: sum(
-                max(0.0, s.samples / SAMPLE_RATE - sum(end - begin + GUARD_S for begin, end in s.events))
-                for s in streams.values()
-            ) / 3600
-            for part, streams in self._streams.items()
-        }  # fmt: skip
+        return {part: negative_hours(streams.values()) for part, streams in self._streams.items()}
 
     def summary(self) -> dict[str, Any]:
         """What the record says of the data: identity, sizes, negative hours, and what the parts share."""
         self.setup()
-        counts: dict[str, Any] = {}
-        shared: dict[str, dict[str, set[Any]]] = {}
-        for part in PARTS:
-            counts[part], shared[part] = self._count(part)
-        for part, hours in self.negative_hours.items():
-            keywords = sum(len(stream.events) for stream in self._streams[part].values())
-            counts[part] |= {"streams": len(self._streams[part]), "placed keywords": keywords,
-                             "negative hours": round(hours, 3)}  # fmt: skip
+        recorded = {part: self.recordings for part in PARTS if self.recordings is not None and self._people(part)}
         result = {
             "hash": self._hash(),
             "protocol": f"wake word '{self.phrase}'",
-            "counts": counts,
-            "overlap": {
-                f"{a}/{b}": {kind: len(shared[a][kind] & shared[b][kind]) for kind in shared[a]}
-                for a, b in combinations(PARTS, 2)
-            },
+            **parts(self.corpus, recorded, self.noise_files, self._streams),
             "left out of training for their length": self.left_out,
         }
         if self.recordings is not None:
-            result |= {"split by": self.split_by, "folds": self.folds, "fold": self.fold,
-                       "skipped": [str(self.takes[clip].file) for clip in self.recordings.bad]}  # fmt: skip
+            result |= {"split by": self.recordings.split_by, "folds": self.folds, "fold": self.fold}
+            result["skipped"] = self.recordings.skipped
         return result
 
-    def _count(self, part: str) -> tuple[dict[str, Any], dict[str, set[Any]]]:
-        counts: dict[str, Any] = {}
-        shared: dict[str, set[Any]] = {"voices": set(), "near phrases": set(), "recordings": set()}
-        if noise := self.noise_files[part]:
-            counts["noise recordings"] = len(noise)
-            shared["noise recordings"] = {str(file) for file in noise}
-        if self.corpus is not None:
-            for kind in ("keyword", "near", "speech"):
-                clips = self.corpus.clips(f"{part} {kind}").tolist()
-                counts[f"synthesised {kind}"] = len(clips)
-                shared["voices"] |= {self.corpus.voices[clip] for clip in clips}
-                if kind == "near":
-                    shared["near phrases"] |= {self.corpus.texts[clip] for clip in clips}
-            counts |= {"voices": len(shared["voices"]), "near phrases": len(shared["near phrases"])}
-        if self.recordings is not None and self._people(part):
-            for kind, clips in (("positive", self.positive_clips[part]), ("negative", self.negative_clips[part])):
-                counts[f"recorded {kind}"] = len(clips)
-                shared["recordings"] |= {str(self.takes[clip].file) for clip in clips}
-                shared["voices"] |= {self.takes[clip].speaker for clip in clips} - {""}
-        return counts, shared
-
     def _hash(self) -> str:
-        content: list[Any] = [asdict(self.mixture), self.stream_snr_db, self.val_hours, self.test_hours]
+        content: list[Any] = [asdict(self.mixture), self.stream_snr_db, *self.hours.values()]
         if self.corpus is not None:
             content.append(self.corpus.key)
         if self.recordings is not None:
-            content += [self.recordings.hash, self._parts(self.positive_clips), self._parts(self.negative_clips)]
+            sides = (self.recordings.positives, self.recordings.negatives)
+            content += [self.recordings.clips.hash, *([clips[part] for part in PARTS] for clips in sides)]
         for part in PARTS if self.noise_folder is not None else ():
             content.append(cached_clips(self.noise_files[part], trim=False, on_bad_file="refuse").hash)
         return content_hash(content)
-
-    @staticmethod
-    def _parts(clips: Parts) -> list[Sequence[int]]:
-        return [clips[part] for part in PARTS]
 
 
 def _as_it_is(item: Any) -> Any:
