@@ -20,6 +20,7 @@ import torch
 from lightsleeper_callbacks.base import compressions
 
 from lightsleeper import recipe as recipes
+from lightsleeper.data.module import asked
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.files import write_atomic
 from lightsleeper.recipe import parsing
@@ -337,7 +338,7 @@ class _Execution:
         return {}
 
     def data_ready(self, data: Any) -> None:
-        summary = data.summary() if callable(getattr(data, "summary", None)) else {}
+        summary = asked(data, "summary")()
         before = self.file.record.data.get("hash")
         if before and summary.get("hash", before) != before:
             raise UserError("the data has changed since this run began: start a new run.")

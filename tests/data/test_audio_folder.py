@@ -147,14 +147,16 @@ def test_a_name_that_a_test_set_cannot_have_is_refused(name: str) -> None:
         AudioFolder("x", also_test={name: "y"})
 
 
-def test_the_test_sets_of_spoken_phrases_mixed_in_are_called_synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_sets_of_spoken_phrases_mixed_in_are_called_synthetic(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lightsleeper.data.spoken_phrases import SpokenPhrases
 
+    monkeypatch.setattr(SpokenPhrases, "load", lambda self: None)
     monkeypatch.setattr(SpokenPhrases, "test_dataloader", lambda self: ["seen", "unseen"])
-    module = AudioFolder("x", mix=SpokenPhrases())
-    module.tests = {}
-    assert module.test_names == ["synthetic", "synthetic_unseen_words"]
-    assert module.test_dataloader() == ["seen", "unseen"]
+    module = ready(folder, mix=SpokenPhrases())
+    assert module.test_names == ["", "synthetic", "synthetic_unseen_words"]
+    assert module.test_dataloader()[1:] == ["seen", "unseen"]
 
 
 class Listener(L.LightningModule):

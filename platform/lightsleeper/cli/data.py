@@ -49,7 +49,9 @@ def main(args: argparse.Namespace) -> int:
     elif args.action == "inspect":
         return inspect(data)
     else:
-        summary = _summary(data)
+        from lightsleeper.data.module import asked
+
+        summary = asked(data, "summary")()
         print(f"{type(data).__name__} {summary.get('hash', '')}: ready")
         corpus = getattr(data, "corpus", None)
         if corpus is not None:
@@ -70,7 +72,9 @@ def inspect(data: "L.LightningDataModule") -> int:
     from rich.console import Console
     from rich.table import Table
 
-    summary = _summary(data)
+    from lightsleeper.data.module import asked
+
+    summary = asked(data, "summary")()
     console = Console()
     console.print(f"{type(data).__name__} {summary.get('hash')}, protocol {summary.get('protocol')}", highlight=False)
     counts = summary.get("counts") or {}
@@ -85,7 +89,7 @@ def inspect(data: "L.LightningDataModule") -> int:
         if name not in parts:
             console.print(f"{name}: {_shown(value)}", highlight=False)
     _print_overlap(console, summary.get("overlap") or {})
-    shortcuts = data.shortcuts() if hasattr(data, "shortcuts") else {}
+    shortcuts = asked(data, "shortcuts")()
     if not shortcuts:
         return 0
     table = Table("AUC on hard pairs of a scorer that sees only", *shortcuts)
@@ -119,7 +123,10 @@ def listen(data: "L.LightningDataModule", count: int, folder: Path) -> None:
 
     import soundfile
 
-    rows = list(_corpus_clips(data, count) if hasattr(data, "corpus") else _batch_clips(data, count))
+    from lightsleeper.data.module import asked
+
+    corpus = getattr(data, "corpus", None)
+    rows = list(_batch_clips(data, count) if corpus is None else _corpus_clips(corpus, count))
     if not rows:
         raise UserError("the data holds no clip to write.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +136,7 @@ def listen(data: "L.LightningDataModule", count: int, folder: Path) -> None:
         writer.writeheader()
         for number, (audio, labels) in enumerate(rows):
             name = f"{number:03d}.wav"
-            soundfile.write(folder / name, audio, getattr(data, "sample_rate", 16_000), subtype="PCM_16")
+            soundfile.write(folder / name, audio, asked(data, "sample_rate"), subtype="PCM_16")
             writer.writerow({"file": name, **labels})
     print(f"{len(rows)} clips and labels.csv written to {folder}")
 
@@ -157,9 +164,8 @@ def speak(args: argparse.Namespace) -> int:
     return 0
 
 
-def _corpus_clips(data: Any, count: int) -> Any:
+def _corpus_clips(corpus: Any, count: int) -> Any:
     """Clips spread evenly over all parts."""
-    corpus = data.corpus
     for number in range(min(count, len(corpus))):
         clip = number * len(corpus) // min(count, len(corpus))
         row = corpus.row(clip)
@@ -175,16 +181,16 @@ def _batch_clips(data: Any, count: int) -> Any:
     """Pairs of the first test set, as a model gets them."""
     loaders = data.test_dataloader()
     for batch in loaders[0] if isinstance(loaders, (list, tuple)) else loaders:
+        if "text" not in batch:
+            raise UserError(
+                f"data listen writes a synthesised corpus or pairs of text and audio, not {type(data).__name__}."
+            )
         for row in range(len(batch["text"])):
             if count == 0:
                 return
             count -= 1
             length = int(batch["audio_lengths"][row])
             yield batch["audio"][row, :length].numpy(), {"text": batch["text"][row], "label": int(batch["label"][row])}
-
-
-def _summary(data: Any) -> dict[str, Any]:
-    return data.summary() if callable(getattr(data, "summary", None)) else {}
 
 
 def _shown(value: Any) -> str:

@@ -55,8 +55,10 @@ def main(args: argparse.Namespace) -> int:
     args.data = args.data or [own_data(path, args.source)]
     if not is_matcher(path):
         return other_family(path, args)
+    from lightsleeper.data.module import asked
+
     data = data_module(args.data)
-    if args.split == "val" and getattr(data, "evaluate_only", False):
+    if args.split == "val" and asked(data, "evaluate_only"):
         raise UserError("--split val: a folder is test data as a whole.")
     score = scorer(path, args.threads)
     sets = evaluation_sets(data, args.split)
@@ -201,11 +203,13 @@ def scorer(path: Path, threads: int) -> "Callable[[Batch], dict[str, Tensor]]":
 
 def evaluation_sets(data: "L.LightningDataModule", split: str) -> dict[str, Any]:
     """Dataloaders by name: the test sets under their names, or `val`."""
+    from lightsleeper.models.family import names_of_sets
+
     data.prepare_data()
     data.setup("test" if split == "test" else "validate")
     loaders = data.test_dataloader() if split == "test" else data.val_dataloader()
     loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
-    names = list(getattr(data, "test_names", None) or [""]) if split == "test" else ["val"]
+    names = names_of_sets(data, len(loaders)) if split == "test" else ["val"]
     return {name or "test": loader for name, loader in zip(names, loaders, strict=True)}
 
 
@@ -238,13 +242,14 @@ def describe(path: Path, data: Any, args: argparse.Namespace) -> dict[str, Any]:
     """The conditions of the numbers: model, data, versions, threads."""
     from importlib.metadata import version
 
-    onnx = path.suffix == ".onnx"
-    summary = data.summary() if callable(getattr(data, "summary", None)) else {}
+    from lightsleeper.data.module import asked
+
+    onnx, summary = path.suffix == ".onnx", asked(data, "summary")()
     return {
         "model": str(path),
         "runtime": f"onnxruntime {version('onnxruntime')}" if onnx else f"torch {version('torch')}",
         "threads": args.threads,
-        "data": " ".join(args.data),
+        "data": " ".join([*(args.data or ()), *(args.negatives or ())]),
         "protocol": summary.get("protocol"),
         "data_hash": summary.get("hash"),
         "counts": summary.get("counts"),

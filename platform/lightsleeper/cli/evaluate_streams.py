@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightsleeper.cli import evaluate
 from lightsleeper.cli.evaluate import finite, own_data, print_measurements, recipe_data
 from lightsleeper.cli.sources import open_detector, write_json
+from lightsleeper.data.module import asked
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,9 +68,7 @@ def evaluation_streams(path: Path, args: argparse.Namespace) -> tuple[dict[str, 
         raise UserError("--phrase is of recordings in a folder; a recipe names its own.")
     args.data = given or [own_data(path, args.source)]
     data = recipe_data(args.data)
-    from lightsleeper.cli.evaluate import evaluation_sets
-
-    sets = evaluation_sets(data, args.split)
+    sets = evaluate.evaluation_sets(data, args.split)
     if not given:
         compare_data(Path(args.data[0]), data)
     return sets, data
@@ -79,7 +79,7 @@ def compare_data(run: Path, data: Any) -> None:
     from lightsleeper.tracking.record import FILE, read
 
     then = read(run).data.get("hash") if (run / FILE).is_file() else None
-    if then is not None and then != (now := _summary(data).get("hash")):
+    if then is not None and then != (now := asked(data, "summary")().get("hash")):
         print(f"note: these are other data than the run was tested on (hash {now}, then {then}).", file=sys.stderr)
 
 
@@ -115,9 +115,7 @@ def watched(chunks: Any) -> Iterator[Any]:
 
 def outcomes(data: Any, streams: list[int], metric: Any, threshold: float) -> list[dict[str, Any]]:
     """Recordings of the phrase and whether each was detected: what McNemar's test pairs. Empty for made streams."""
-    recording = getattr(data, "recording", None)
-    if recording is None:
-        return []
+    recording = asked(data, "recording")
     files = [recording(stream) for stream in sorted(streams)]
     named = [file for file in files if file is not None]
     detected = metric.outcomes(threshold).tolist()
@@ -127,25 +125,7 @@ def outcomes(data: Any, streams: list[int], metric: Any, threshold: float) -> li
 
 
 def describe(path: Path, data: Any, args: argparse.Namespace, threshold: float) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    onnx, summary = path.suffix == ".onnx", _summary(data)
-    return {
-        "model": str(path),
-        "runtime": f"onnxruntime {version('onnxruntime')}" if onnx else f"torch {version('torch')}",
-        "threads": args.threads,
-        "threshold": threshold,
-        "data": " ".join([*(args.data or []), *(args.negatives or [])]),
-        "split": args.split,
-        "protocol": summary.get("protocol"),
-        "data_hash": summary.get("hash"),
-        "counts": summary.get("counts"),
-    }
-
-
-def _summary(data: Any) -> dict[str, Any]:
-    """What the data say of themselves; a user's own module need not."""
-    return data.summary() if hasattr(data, "summary") else {}
+    return {**evaluate.describe(path, data, args), "threshold": threshold, "split": args.split}
 
 
 def print_set(name: str, found: Mapping[str, "Measurement"], recordings: list[dict[str, Any]], target: float) -> None:

@@ -10,12 +10,12 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
 from lightsleeper.data.clip_cache import ClipCache, OnBadFile, cached_clips, check_files
 from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import Recording, check_names, read_manifest
 from lightsleeper.data.mixing import MixedLoader
+from lightsleeper.data.module import DataModule, asked
 from lightsleeper.data.pairs import Pairs, build_closed_set, build_p1
 from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.rows import EvaluationRows, NegativeTexts, Pronouncer, TrainingRows, confusions
@@ -32,7 +32,7 @@ CLOSED_SET_TEXTS = 50  # up to here every clip meets every text; above, episodes
 Paths = str | Path | list[str]
 
 
-class AudioFolder(L.LightningDataModule):
+class AudioFolder(DataModule):
     """Recordings listed in ``manifest.csv`` (``path,text[,speaker]``), any format and sample rate.
 
     With up to 50 texts the test pairs every clip with every text ("closed set": the nearest other text is the hard
@@ -47,8 +47,6 @@ class AudioFolder(L.LightningDataModule):
     Raises:
         UserError: a folder, manifest, column, speaker, text or recording is missing or unusable.
     """
-
-    sample_rate = SAMPLE_RATE
 
     def __init__(
         self,
@@ -135,7 +133,6 @@ class AudioFolder(L.LightningDataModule):
         self.split_seed = split_seed
         self._seed = seed
         self.also_test = self._also_test(also_test or {})
-        self._ready = False
 
     def _also_test(self, folders: Mapping[str, str]) -> dict[str, "AudioFolder"]:
         taken = ("test", "val", *map(set_name, (UNSEEN_WORDS, UNKNOWN_SPEAKERS)), "mix", "synthetic")
@@ -165,8 +162,7 @@ class AudioFolder(L.LightningDataModule):
         self._typed(recordings)
         check_files([recording.file for recording in recordings], self.on_bad_file)
         for other in self._others():
-            if callable(theirs := getattr(other, "check", None)):
-                theirs()
+            asked(other, "check")()
 
     def prepare_data(self) -> None:
         """Read and check every recording once, before anything is trained."""
@@ -174,11 +170,12 @@ class AudioFolder(L.LightningDataModule):
             other.prepare_data()
         self._clips(self._recordings(), progress=True)
 
-    def setup(self, stage: str = "fit") -> None:
+    def setup(self, stage: str | None = None) -> None:
         for other in self._others():
-            other.setup(stage)
-        if self._ready:
-            return
+            other.setup(stage or "fit")
+        super().setup(stage)
+
+    def load(self) -> None:
         self.seed = run_seed(self._seed)
         self.recordings = self._recordings()
         self.clips = self._clips(self.recordings)
@@ -189,8 +186,10 @@ class AudioFolder(L.LightningDataModule):
         self.tests = {name: self._pairs(clips, typed) for name, clips in self.split.items() if name.startswith(TEST)}
         if not self.evaluate_only:
             self.validation = self._pairs(self.split["val"], [t for t in typed if t not in self.held_out_texts])
+        mixed = "synthetic" if isinstance(self.mix, SpokenPhrases) else "mix"
+        theirs = [f"{mixed}_{name}" if name else mixed for name in getattr(self.mix, "test_names", ())]
+        self.test_names = [*map(set_name, self.tests), *self.also_test, *theirs]
         self._warn()
-        self._ready = True
 
     def _recordings(self) -> list[Recording]:
         found = [recording for folder in self.folders for recording in read_manifest(folder, self.manifest)]
@@ -283,13 +282,6 @@ class AudioFolder(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader | list:
         return [] if self.evaluate_only else self._evaluation(self.validation)
 
-    @property
-    def test_names(self) -> list[str]:
-        """Of the test sets, in the order of ``test_dataloader``; known after ``setup``."""
-        mixed = "synthetic" if isinstance(self.mix, SpokenPhrases) else "mix"
-        theirs = [f"{mixed}_{name}" if name else mixed for name in getattr(self.mix, "test_names", ())]
-        return [*map(set_name, self.tests), *self.also_test, *theirs]
-
     def test_dataloader(self) -> list[DataLoader]:
         own = [self._evaluation(pairs) for pairs in self.tests.values()]
         also = [loader for folder in self.also_test.values() for loader in folder.test_dataloader()]
@@ -305,7 +297,7 @@ class AudioFolder(L.LightningDataModule):
 
     def summary(self) -> dict[str, Any]:
         """What the record keeps of the data: hash, protocol, counts, and what test and training share."""
-        self.setup("test" if self.evaluate_only else "fit")
+        self.setup()
         counts: dict[str, Any] = {name: len(clips) for name, clips in self.split.items()}
         counts |= {f"pairs {name}": pairs.counts() for name, pairs in self.tests.items()}
         counts["skipped_files"] = len(self.clips.bad)
@@ -319,8 +311,8 @@ class AudioFolder(L.LightningDataModule):
         }
         if self.also_test:
             result["also_test"] = {name: other.summary() for name, other in self.also_test.items()}
-        if self.mix is not None and hasattr(self.mix, "summary"):
-            result["mix"] = self.mix.summary()
+        if mixed := asked(self.mix, "summary")():
+            result["mix"] = mixed
         return result
 
     def _overlap(self) -> dict[str, Any]:

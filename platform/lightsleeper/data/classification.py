@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader
 
@@ -18,6 +17,7 @@ from lightsleeper.data.documents import PARTS, read_files, standard_library
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset, open_processor
 from lightsleeper.data.labelled_rows import ImageRows, Processed, Rows, SquareImage, TextRows
 from lightsleeper.data.labels import hash_of, parts_of, read_labels
+from lightsleeper.data.module import DataModule
 from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.statements import KINDS, statement_rows
@@ -31,7 +31,7 @@ STATEMENTS = {"train": 24_000, "val": 2_400, "test": 2_400}
 PAD = 0  # a byte that no text holds
 
 
-class _Labelled(L.LightningDataModule):
+class _Labelled(DataModule):
     """What texts and images share: loaders, and what the record says."""
 
     def __init__(
@@ -53,10 +53,7 @@ class _Labelled(L.LightningDataModule):
         """All parts; sets ``classes``."""
         raise NotImplementedError
 
-    def prepare_data(self) -> None:
-        self._open()
-
-    def setup(self, stage: str | None = None) -> None:
+    def load(self) -> None:
         self._open()
 
     def _open(self) -> dict[str, Rows]:

@@ -4,13 +4,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.alignments import SUBSETS, WordTable, check_subset, read_alignments, recording, subset_folder
-from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
 from lightsleeper.data.clip_cache import OnBadFile
 from lightsleeper.data.libriphrase_build import (
@@ -22,6 +20,7 @@ from lightsleeper.data.libriphrase_build import (
     write_csv,
 )
 from lightsleeper.data.libriphrase_rows import Protocol, csv_files, read_test
+from lightsleeper.data.module import DataModule
 from lightsleeper.data.pairs import build_p1
 from lightsleeper.data.rows import EvaluationRows, NegativeTexts, Pronouncer, TrainingRows, confusions
 from lightsleeper.data.seeds import run_seed
@@ -36,7 +35,7 @@ VAL_TEXTS = 200  # per word count
 _VERSION = 1
 
 
-class LibriPhrase(L.LightningDataModule):
+class LibriPhrase(DataModule):
     """LibriSpeech plus word alignments as phrases; trained and tested on subsets with different speakers.
 
     The test is built as published, or read from the official CSV files (``test_csv``). Training phrases are a random
@@ -49,8 +48,6 @@ class LibriPhrase(L.LightningDataModule):
     Raises:
         UserError: a folder, subset, alignment, CSV column or recording is missing or unusable.
     """
-
-    sample_rate = SAMPLE_RATE
 
     def __init__(
         self,
@@ -121,7 +118,6 @@ class LibriPhrase(L.LightningDataModule):
         self.split_seed = split_seed
         self._seed = seed
         self.test_names = [""] if protocol == "P1" else ["", "lpe"]
-        self._ready = False
 
     def check(self) -> None:
         """Refuse folders, alignments and CSV files that are not there; reads none of them."""
@@ -137,13 +133,8 @@ class LibriPhrase(L.LightningDataModule):
         if not self.librispeech.is_dir():
             raise UserError(f"the LibriSpeech folder {self.librispeech} does not exist.")
 
-    def prepare_data(self) -> None:
+    def load(self) -> None:
         """Read the alignments, build the test where none is given, and open every recording that is used."""
-        self.setup("fit")
-
-    def setup(self, stage: str = "fit") -> None:
-        if self._ready:
-            return
         self.seed = run_seed(self._seed)
         self._check_librispeech()
         self.lexicon = Pronouncer()
@@ -155,7 +146,6 @@ class LibriPhrase(L.LightningDataModule):
         if self.skipped:
             named = "; ".join(f"{file}: {reason}" for file, reason in self.skipped.items())
             warnings.warn(f"{len(self.skipped)} audio files skipped: {named}", stacklevel=2)
-        self._ready = True
 
     def _table(self, subset: str) -> WordTable:
         subset_folder(self.librispeech, subset)
@@ -258,7 +248,7 @@ class LibriPhrase(L.LightningDataModule):
 
     def summary(self) -> dict[str, Any]:
         """What the record keeps of the data: hash, protocol, counts, and what test and training share."""
-        self.setup("fit")
+        self.setup()
         trained = {self.speakers[clip] for clip in self.train_clips}
         tested = {row[side] for row in self.test_rows.rows for side in ("anchor_spk", "comparison_spk")}
         train_texts = {self.texts[clip] for clip in self.train_clips}

@@ -7,7 +7,6 @@ them, and cut into blocks. Every token of a scored document is predicted once.
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightsleeper.data.batch import BucketBatchSampler
 from lightsleeper.data.documents import PARTS, Documents, collect, list_files, read_files, standard_library
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset
+from lightsleeper.data.module import DataModule
 from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.tokens import END, Stream, Tokenized, encode_bytes, encode_with, open_streams
@@ -27,7 +27,7 @@ CATALOG = ("LocalText",)
 IGNORED = -100
 
 
-class LocalText(Tokenized, L.LightningDataModule):
+class LocalText(Tokenized, DataModule):
     """Text in blocks of tokens: the standard library's sources, any files, or a Hugging Face dataset.
 
     Batches: ``input_ids`` and ``targets`` (B, T), the token after each; of evaluation also ``documents`` (B, T), the
@@ -110,10 +110,7 @@ class LocalText(Tokenized, L.LightningDataModule):
             self._files()
         self.vocab_size  # noqa: B018 - opens the tokenizer
 
-    def prepare_data(self) -> None:
-        self._open()
-
-    def setup(self, stage: str | None = None) -> None:
+    def load(self) -> None:
         self._open()
 
     @property

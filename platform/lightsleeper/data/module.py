@@ -1,9 +1,10 @@
 """What the platform asks of data beyond Lightning's hooks.
 
 `DataModule` is the base of what we ship. A user's own need not be one: what a plain LightningDataModule lacks is the
-default here (`asked`).
+default here, by `asked`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ class DataModule(L.LightningDataModule):
     """Of ``audio`` in batches, Hz."""
     evaluate_only = False
     """Whether all of it is test data."""
+    test_names: Sequence[str] = ("",)
+    """Of the test sets, in the order of ``test_dataloader``, known after ``setup``; "" stays out of metric names."""
     _loaded = False
 
     def check(self) -> None:
@@ -42,11 +45,6 @@ class DataModule(L.LightningDataModule):
         if not self._loaded:
             self.load()
             self._loaded = True
-
-    @property
-    def test_names(self) -> list[str]:
-        """Names of the test sets, in the order of ``test_dataloader``; "" leaves a name out of the metrics'."""
-        return [""]
 
     def summary(self) -> dict[str, Any]:
         """What the record says of the data: ``hash`` (a resumed run refuses another), ``protocol``, ``counts`` by part,

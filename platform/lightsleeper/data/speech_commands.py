@@ -14,7 +14,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import numpy as np
 import soundfile
 import torch
@@ -25,6 +24,7 @@ from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
 from lightsleeper.data.clip_cache import ClipCache, OnBadFile, cached_clips, check_files
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset
+from lightsleeper.data.module import DataModule
 from lightsleeper.data.seeds import run_seed
 from lightsleeper.data.spoken_words import fit
 from lightsleeper.errors import UserError, did_you_mean
@@ -54,7 +54,7 @@ def part_by_hash(name: str) -> str:
     return "test" if percent < 2 * _HELD_OUT_PERCENT else "train"
 
 
-class SpeechCommands(L.LightningDataModule):
+class SpeechCommands(DataModule):
     """Spoken words of one second. Batches: ``audio`` (B, 16000), ``word`` (B,) its number in ``words``, ``clip`` (B,)
     and ``speaker`` (B,), the same number for clips of one (by the files' names; each silence has its own).
 
@@ -67,9 +67,6 @@ class SpeechCommands(L.LightningDataModule):
     Raises:
         UserError: an argument is out of range; the folder, its words, background noise or a recording is missing.
     """
-
-    sample_rate = SAMPLE_RATE
-    test_names: tuple[str, ...] = ("",)
 
     def __init__(
         self,
@@ -130,7 +127,6 @@ class SpeechCommands(L.LightningDataModule):
         self.on_bad_file = on_bad_file
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
         self.split_seed, self._seed = split_seed, seed
-        self._ready = False
 
     def check(self) -> None:
         """Refuse, before anything is decoded, a folder that is not one of Speech Commands."""
@@ -145,13 +141,8 @@ class SpeechCommands(L.LightningDataModule):
         if self.test_set is not None:
             self._archive()
 
-    def prepare_data(self) -> None:
+    def load(self) -> None:
         """Decode every recording once."""
-        self.setup()
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._ready:
-            return
         self.seed = run_seed(self._seed)
         folder = self._folder()
         found = word_files(folder)
@@ -174,7 +165,6 @@ class SpeechCommands(L.LightningDataModule):
         for part, items in self.parts.items():
             if not items:
                 raise UserError(f"{folder} has no recording for '{part}'.")
-        self._ready = True
 
     def _folder(self) -> Path:
         folder = Path(self.source).expanduser()

@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from typing import Any, Literal
 
-import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +19,7 @@ from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_eva
 from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
 from lightsleeper.data.hard_texts import HardTexts, flatten
 from lightsleeper.data.lexicon import Lexicon, near_words, require_word_list
+from lightsleeper.data.module import DataModule
 from lightsleeper.data.pairs import Pairs, build_p1, shortcut_auc
 from lightsleeper.data.phrase_script import (
     KEYWORD_VOICES,
@@ -41,7 +41,7 @@ CATALOG = ("SpokenPhrases",)
 _TEST_PARTS = {"test": "", "unseen_words": "unseen_words"}  # part -> name of the test set
 
 
-class SpokenPhrases(L.LightningDataModule):
+class SpokenPhrases(DataModule):
     """Synthesised phrases in many accents, voices, rates, noises and small rooms. Needs the ``demo`` extra.
 
     Built once, about two minutes on two cores for the default 50,000 phrases (2.7 GB), and kept in the cache folder
@@ -57,8 +57,6 @@ class SpokenPhrases(L.LightningDataModule):
     Raises:
         UserError: an argument is out of range, espeak-ng is missing, the disk is full, or a worker died.
     """
-
-    sample_rate = SAMPLE_RATE
 
     def __init__(
         self,
@@ -142,11 +140,8 @@ class SpokenPhrases(L.LightningDataModule):
         require_word_list()
         check_buildable(self._corpus_spec, self.spec.clips)
 
-    def prepare_data(self) -> None:
+    def load(self) -> None:
         """Build the corpus where the cache does not hold it."""
-        self._open()
-
-    def setup(self, stage: str | None = None) -> None:
         self._open()
 
     @property

@@ -12,7 +12,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from lightsleeper.data.corpus import check_buildable, open_or_build
 from lightsleeper.data.corpus_build import Line
 from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import Recording, check_names, read_manifest
+from lightsleeper.data.module import DataModule
 from lightsleeper.data.phrase_script import draw_line, split_voices
 from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.rows import ClipSource
@@ -78,7 +78,7 @@ def fit(audio: NDArray[np.float32], samples: int, place: float) -> NDArray[np.fl
     return np.pad(audio, (before, samples - len(audio) - before))
 
 
-class SpokenWords(L.LightningDataModule):
+class SpokenWords(DataModule):
     """Clips of single words, all of one length, and which word it is.
 
     Without ``path`` the words are synthesised, once, and kept in the cache folder (needs the ``demo`` extra); with it,
@@ -95,8 +95,6 @@ class SpokenWords(L.LightningDataModule):
     Raises:
         UserError: an argument is out of range; espeak-ng, a folder, word, speaker or recording is missing.
     """
-
-    sample_rate = SAMPLE_RATE
 
     def __init__(
         self,
@@ -173,7 +171,6 @@ class SpokenWords(L.LightningDataModule):
         self.samples = round(clip_seconds * SAMPLE_RATE)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.workers, self.build_workers, self.split_seed, self._seed = workers, build_workers, split_seed, seed
-        self._ready = False
 
     def check(self) -> None:
         """Refuse, before anything is read or built, what certainly fails later."""
@@ -182,16 +179,11 @@ class SpokenWords(L.LightningDataModule):
         else:
             check_files([recording.file for recording in self._recordings()], self.on_bad_file)
 
-    def prepare_data(self) -> None:
+    def load(self) -> None:
         """Build the corpus, or decode the recordings, where the cache does not hold them."""
-        self.setup()
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._ready:
-            return
         self.seed = run_seed(self._seed)
         self._synthesised() if self.path is None else self._recorded(self._recordings())
-        self._ready = True
+        self.test_names = [set_name(part) for part in self.parts if part.startswith(TEST)]
 
     def _synthesised(self) -> None:
         corpus = open_or_build(self._corpus_spec(), lambda: write_words(self.spec), self.build_workers)
@@ -226,11 +218,6 @@ class SpokenWords(L.LightningDataModule):
             recordings, usable, rng, self.test_speakers, self.test_fraction, self.val_fraction
         )
         self.hash = content_hash([clips.hash, self.words, self.samples, self.parts])
-
-    @property
-    def test_names(self) -> list[str]:
-        """Of the test sets, in the order of ``test_dataloader``; known after ``setup``."""
-        return [set_name(part) for part in self.parts if part.startswith(TEST)]
 
     def train_dataloader(self) -> DataLoader:
         epoch = SharedEpoch()

@@ -98,12 +98,19 @@ class Family(L.LightningModule):
             self.log(name, found.value, prog_bar=name in shown)
         self.forget()
 
+    def on_test_start(self) -> None:
+        self._test_names()
+
+    def _test_names(self) -> list[str]:
+        data, sets = self.trainer.datamodule, self.trainer.num_test_batches  # type: ignore[attr-defined]
+        return names_of_sets(data, len(sets))
+
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.observe(batch)
         # Test sets come one after the other; close each at its last batch.
         if batch_idx + 1 < self.trainer.num_test_batches[dataloader_idx]:
             return
-        name = getattr(self.trainer.datamodule, "test_names", ("",))[dataloader_idx]  # type: ignore[attr-defined]
+        name = self._test_names()[dataloader_idx]
         found = self.results(f"test/{name}/" if name else "test/", intervals=True)
         self.measured.update(found)
         self.log_dict({key: value.value for key, value in found.items()}, add_dataloader_idx=False, batch_size=1)
@@ -145,6 +152,17 @@ class Family(L.LightningModule):
     def score(self, batch: Batch) -> dict[str, Tensor]:
         """Scores (B,) by scorer name, the shipped one first; larger means a likelier match."""
         raise NotImplementedError(f"{type(self).__name__} defines no score()")
+
+
+def names_of_sets(data: L.LightningDataModule | None, count: int) -> list[str]:
+    """A name for each of ``count`` test sets of ``data``; a single one needs none. Raises UserError."""
+    names = list(getattr(data, "test_names", [""]))
+    if len(names) != count:
+        raise UserError(
+            f"{type(data).__name__}: test_names has {len(names)} ({', '.join(map(repr, names))}), test_dataloader() "
+            f"gives {count} test sets; expected a name for each."
+        )
+    return names
 
 
 @dataclass(frozen=True)

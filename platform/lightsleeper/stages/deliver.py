@@ -16,6 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import RichProgressBar
 from lightsleeper_callbacks.base import Phase, compressions, prepare_in_order
 
+from lightsleeper.data.module import asked
 from lightsleeper.deploy import benchmark as benchmarks
 from lightsleeper.deploy import export as exports
 from lightsleeper.deploy import finalize as deliverables
@@ -25,7 +26,7 @@ from lightsleeper.deploy.small import Streams
 from lightsleeper.errors import UserError
 from lightsleeper.files import write_atomic
 from lightsleeper.metrics.measurement import Measurement
-from lightsleeper.models.family import Family
+from lightsleeper.models.family import Family, names_of_sets
 from lightsleeper.recipe.parsing import Parts, ordered
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
@@ -118,8 +119,8 @@ def export(parts: Parts, folder: Path) -> Fields:
     model = deliverables.load_model(folder / EXPORT)
     streams = data_streams(parts.data) if exports.need_streams(parts.run.formats) else None
     artifacts = exports.export(model, folder / EXPORT, parts.run.formats, parts.run.parity_inputs, streams)
-    if "transformers" in parts.run.formats and (save := getattr(parts.data, "save_tokenizer", None)):
-        save(folder / EXPORT / exports.TRANSFORMERS)
+    if "transformers" in parts.run.formats:
+        asked(parts.data, "save_tokenizer")(folder / EXPORT / exports.TRANSFORMERS)
     for artifact in artifacts:
         artifact["path"] = f"{EXPORT}/{artifact['path']}"
     headline = next((artifact for artifact in artifacts if artifact["format"] == "onnx"), None)
@@ -135,7 +136,7 @@ def data_streams(data: L.LightningDataModule) -> Streams:
         data.prepare_data()
         data.setup("test")
         loaders = _list(data.test_dataloader())
-        return dict(zip(getattr(data, "test_names", [""]), loaders, strict=True))
+        return dict(zip(names_of_sets(data, len(loaders)), loaders, strict=True))
 
     return Streams(lambda: _batches(data, torch.device("cpu")), test_sets)
 

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightsleeper_callbacks.base import check_strategy
 
 from lightsleeper import recipe as recipes
+from lightsleeper.data.module import asked
 from lightsleeper.deploy.formats import FORMATS
 from lightsleeper.deploy.small import check_small
 from lightsleeper.errors import EveryRunError, UserError
@@ -124,12 +125,9 @@ def check_settings(todo: Plan) -> None:
 
 
 def check_data(todo: Plan, runs_dir: Path) -> None:
-    """Call `check()` of the data modules, depth first; raises UserError.
+    """Call `DataModule.check` of every step that has not finished, depth first (of the others the data may be gone).
 
-    A data module may offer that method, without arguments: it raises UserError for what is certain to fail and can be
-    known in a moment, such as a missing folder or package, and neither reads recordings nor writes anything. Not
-    called for steps that have finished (their data may be gone) nor by `lightning validate` (a recipe is valid without
-    its data).
+    Raises UserError.
     """
     for step in todo.steps.values():
         if step.finished(runs_dir) is None:
@@ -137,9 +135,8 @@ def check_data(todo: Plan, runs_dir: Path) -> None:
     spec, reader = todo.config["data"], todo.reader
     if any(recipes.references(spec)):  # built once the step it names has run
         return
-    action = getattr(reader.object("data", spec, L.LightningDataModule), "check", None)
-    if callable(action):
-        reader.guard("data", action)
+    data = reader.object("data", spec, L.LightningDataModule)
+    reader.guard("data", asked(data, "check"))
 
 
 def check_model(family: type, settings: RunConfig) -> None:
