@@ -102,7 +102,7 @@ def test_guessed_pronunciations_are_told(cli, wav):
         (["--keyword", "turn on", "WAV", "--pronounce", "T ER N"], "which of turn, on"),
         (["--keyword", "internationalization of everything", "WAV"], "phones is too long"),
         (["--keyword", "light", "--microphone", "600"], "expected up to 60 seconds"),
-        (["WAV"], "the following arguments are required: --keyword"),
+        (["WAV"], "nothing to look for: give --keyword TEXT"),
     ],
 )
 def test_mistakes_are_one_line(cli, wav, tmp_path, words, message):

@@ -1,11 +1,14 @@
-"""`lightning detect`: does a file, or the microphone, say a typed phrase, and where are its words?"""
+"""`lightning detect`: does a file, or the microphone, say a typed phrase, and where are its words?
+
+Word spotters, which have a vocabulary of their own: cli/detect_words.
+"""
 
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightsleeper.cli.sources import add_source, locate, open_matcher, positive
+from lightsleeper.cli.sources import add_source, is_spotter, locate, open_matcher, positive
 from lightsleeper.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -14,8 +17,9 @@ if TYPE_CHECKING:
     from lightsleeper.deploy.detection import Detection, Keyword
 
 HELP = (
-    "Match typed keywords against audio files or the microphone. Prints score and decision per file and keyword, and "
-    "the words' times from the model's partition."
+    "Match typed keywords against audio files or the microphone: score and decision per file and keyword, and the "
+    "words' times from the model's partition. With a word spotter: all words of its vocabulary that the files hold, "
+    "with their times."
 )
 DEFAULT_SECONDS = 3.0
 MAX_SECONDS = 60.0
@@ -27,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keyword",
         action="append",
-        required=True,
+        default=[],
         metavar="TEXT",
-        help="phrase to look for; may be given several times",
+        help="phrase to look for; may be given several times. Word spotter: show only these words; default all",
     )
     parser.add_argument(
         "--pronounce",
@@ -40,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threshold", type=float, metavar="X", help="score to detect from; default: the model's own")
     parser.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
-    parser.add_argument("--plot", metavar="OUT.png", help="draw the spectrogram with the partition over it")
+    parser.add_argument("--plot", metavar="OUT.png", help="draw the spectrogram with the words over it")
     parser.add_argument(
         "--microphone",
         nargs="?",
@@ -61,6 +65,12 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--microphone: expected up to {MAX_SECONDS:g} seconds, got {args.microphone:g}.")
     if args.threshold is not None and args.threshold != args.threshold:
         raise UserError("--threshold: expected a number, got nan.")
+    if is_spotter(path):
+        from lightsleeper.cli import detect_words
+
+        return detect_words.main(path, args)
+    if not args.keyword:
+        raise UserError("nothing to look for: give --keyword TEXT.")
     if args.plot:
         from lightsleeper.deploy.partition_plot import check_path
 

@@ -9,6 +9,7 @@ from lightsleeper.errors import UserError
 if TYPE_CHECKING:
     from lightsleeper.deploy.detector import StreamModel
     from lightsleeper.deploy.runtime import Matcher
+    from lightsleeper.deploy.spotting import StreamingSpotter
 
 SOURCE_HELP = "run folder, run id, 'last', folder with model.json, or exported MODEL.onnx"
 
@@ -43,11 +44,46 @@ def is_detector(path: Path) -> bool:
         from lightsleeper.deploy.onnx_graph import OnnxGraph
 
         graph = OnnxGraph(path)
-        return "state" in graph.inputs and {"score", "next_state"} <= set(graph.outputs)
+        return "state" in graph.inputs and {"score", "next_state"} <= set(graph.outputs) and "word" not in graph.outputs
     from lightsleeper.deploy.finalize import model_class, read_description
     from lightsleeper.models.wakeword import WakeWord
 
     return issubclass(model_class(read_description(path)["class_path"]), WakeWord)
+
+
+def is_spotter(path: Path) -> bool:
+    """Whether what `locate` found is a word spotter."""
+    if path.suffix == ".onnx":
+        from lightsleeper.deploy.onnx_graph import OnnxGraph
+        from lightsleeper.deploy.spotting import is_spotter_graph
+
+        graph = OnnxGraph(path)
+        return is_spotter_graph(graph.inputs, graph.outputs)
+    from lightsleeper.deploy.finalize import model_class, read_description
+
+    bases = model_class(read_description(path)["class_path"]).__mro__
+    return any(base.__name__ == "WordSpotter" for base in bases)
+
+
+def open_spotter(path: Path, source: str, threads: int = 1, threshold: float | None = None) -> "StreamingSpotter":
+    """A word spotter from what `locate` found for ``source``; ``threshold`` None: its own. Raises UserError."""
+    from lightsleeper.deploy.spotting import OnnxSpotter, SpotterModel, StreamingSpotter, TorchSpotter
+
+    model: SpotterModel
+    if path.suffix == ".onnx":
+        model = OnnxSpotter(path, threads)
+    else:
+        import torch
+
+        from lightsleeper.deploy.finalize import load_model
+
+        torch.set_num_threads(threads)
+        loaded = load_model(path)
+        model = TorchSpotter(loaded, loaded.export_spec()[0].metadata)
+    try:
+        return StreamingSpotter(model, threshold)
+    except UserError as error:
+        raise UserError(f"{source} has no calibrated threshold: give one with --threshold.") from error
 
 
 def open_detector(path: Path, source: str, threads: int = 1) -> "StreamModel":
