@@ -64,6 +64,8 @@ _WORDS: list[tuple[str, str, Better]] = [
     ("precision", "precision", "higher"),
     ("f1", "F1", "higher"),
     ("iou", "IoU", "higher"),
+    ("mtwv", "MTWV", "higher"),
+    ("skipped", "MACs skipped", "higher"),
     ("bleu", "BLEU", "higher"),
     ("r2 correlation score top1 top5 agreement", "", "higher"),
     ("eer", "EER", "lower"),
@@ -82,6 +84,7 @@ _DIRECTION = {word: (name, better) for words, name, better in _WORDS for word in
 _WHOLE: dict[str, tuple[str, Better]] = {
     "bits_per_byte": ("bits per byte", "lower"),
     "fa_per_hour": ("false alarms per hour", "lower"),
+    "fa_per_second": ("false alarms per second", "lower"),
 }
 _UNITS = {"ms": "ms", "us": "us", "seconds": "s", "bytes": "B", "bits": "bit", "hz": "Hz"}
 
