@@ -51,7 +51,7 @@ UTTERANCES_PER_HOUR = 1100  # of running speech in a stream: about as many as ar
 class WakeWords(DataModule):
     """Clips with and without a phrase, and streams to detect it in. Synthesis needs the ``demo`` extra.
 
-    The corpus is built once, 10 ms a clip on one core (27,000 clips by default, about 1.5 GB), and kept in the cache
+    The corpus is built once, 10 ms a clip on one core (22,000 clips by default, about 1.2 GB), and kept in the cache
     folder. Streams are made while they are read, some 600 times faster than real time.
 
     Training batches: ``audio`` (B, S), 16 kHz in [-1, 1]; ``keyword`` (B,) 1 where the clip holds the whole phrase;
@@ -128,9 +128,9 @@ class WakeWords(DataModule):
         synthesis: bool = True,
         synthetic_share: float = 0.5,
         noise: str | Path | None = None,
-        train_keywords: int = 3000,
-        train_near: int = 2500,
-        train_speech: int = 6000,
+        train_keywords: int = 1500,
+        train_near: int = 1500,
+        train_speech: int = 3000,
         val_keywords: int = 200,
         val_hours: float = 2.25,
         test_keywords: int = 1000,
