@@ -30,7 +30,7 @@ FORBIDDEN = {
     "stages": ("cli", "bench", "experiment"),
     "bench": ("cli",),
 }
-LEAVES = ("errors", "phones", "recipe/catalog")
+LEAVES = ("errors", "phones", "recipe/catalog", "run_folder")
 
 
 def imports(file: Path) -> list[tuple[str, int]]:

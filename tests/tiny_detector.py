@@ -88,7 +88,8 @@ def detector_runs() -> Path:
     Its recipe takes the streams of `models.wake_streams.Tones`, its threshold is one that their scores reach.
     """
     from lightsleeper.deploy.finalize import save_model
-    from lightsleeper.tracking.record import FILE, Record
+    from lightsleeper.run_folder import RECORD
+    from lightsleeper.tracking.record import Record
     from models.wake_streams import make, stream
 
     _KEPT.append(tempfile.TemporaryDirectory())
@@ -100,7 +101,7 @@ def detector_runs() -> Path:
         model.threshold.fill_(float(model(audio).quantile(0.99)))
     save_model(model, folder / "export", {})
     record = Record(folder.name, "wake", "HEiMDaL", 0, "g", "h", {}, {}, status="finished")
-    (folder / FILE).write_text(record.to_json())
+    (folder / RECORD).write_text(record.to_json())
     (folder / "recipe.yaml").write_text("data: {class_path: models.wake_streams.Tones}\n")
     return root
 

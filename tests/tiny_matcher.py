@@ -99,7 +99,8 @@ def tiny_export() -> tuple[Path, list[dict]]:
 def tiny_runs() -> Path:
     """A runs folder with one finished run, `tiny/20260101-000000-abcd`, exported; made once, read only."""
     from lightsleeper.deploy.finalize import save_model
-    from lightsleeper.tracking.record import FILE, Record
+    from lightsleeper.run_folder import RECORD
+    from lightsleeper.tracking.record import Record
 
     _KEPT.append(tempfile.TemporaryDirectory())
     root = Path(_KEPT[-1].name)
@@ -109,7 +110,7 @@ def tiny_runs() -> Path:
     save_model(model, folder / "export", {})
     shutil.copytree(tiny_export()[0], folder / "export", dirs_exist_ok=True)
     record = Record(folder.name, "tiny", "TinyMatcher", 0, "g", "h", {}, {}, status="finished")
-    (folder / FILE).write_text(record.to_json())
+    (folder / RECORD).write_text(record.to_json())
     return root
 
 

@@ -25,12 +25,11 @@ from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.files import write_atomic
 from lightsleeper.recipe import parsing
 from lightsleeper.recipe.parsing import Parts
+from lightsleeper.run_folder import LOG, METRICS, RECIPE, RECORD
 from lightsleeper.stages import deliver, ranks
 from lightsleeper.stages.checkpoints import seed_everything
-from lightsleeper.stages.console import FILE as LOG
 from lightsleeper.stages.console import Log, stoppable
 from lightsleeper.stages.fit import Progress, fit
-from lightsleeper.stages.metrics_file import FILE as METRICS
 from lightsleeper.stages.metrics_file import kept_rows, training_curves
 from lightsleeper.stages.plan import Plan, check, check_resume, plan
 from lightsleeper.stages.precision import precision_note, root_device
@@ -38,11 +37,9 @@ from lightsleeper.stages.sweep import SweepTrial, Watch, agent_entry, agent_tria
 from lightsleeper.tracking import weights_and_biases
 from lightsleeper.tracking.environment import code_state, environment
 from lightsleeper.tracking.page import next_steps, page, resume_line
-from lightsleeper.tracking.record import FILE as RECORD
 from lightsleeper.tracking.record import LATER, Record, RecordFile, Status, knobs, read, status_of, timestamp
 from lightsleeper.tracking.runs import LOCK, find, locked, new_folder
 
-RECIPE = "recipe.yaml"
 LOCKS = ".locks"
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from lightsleeper.dashboard import generate, index
 from lightsleeper.dashboard.rows import TABLE
-from lightsleeper.tracking.record import FILE
+from lightsleeper.run_folder import RECORD
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def records(root: Path) -> list[Path]:
-    return sorted(root.rglob(FILE))
+    return sorted(root.rglob(RECORD))
 
 
 def by_path(table: pa.Table) -> dict[str, dict]:
@@ -146,7 +146,7 @@ def test_hidden_folders_and_what_lies_inside_a_run_are_not_searched(root: Path):
     run = records(root)[0].parent
     for place in (root / ".trash" / "a", run / "wandb" / "files"):
         place.mkdir(parents=True)
-        (place / FILE).write_text("{}")
+        (place / RECORD).write_text("{}")
     assert len(index.load(root)) == 12
 
 

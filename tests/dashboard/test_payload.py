@@ -15,7 +15,7 @@ from lightsleeper.dashboard.columns import column, dense, numbers_list
 from lightsleeper.dashboard.pareto import front_rows
 from lightsleeper.dashboard.rows import TABLE, row
 from lightsleeper.dashboard.series import knob
-from lightsleeper.tracking.record import FILE
+from lightsleeper.run_folder import RECORD
 
 COUNT = 160
 
@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def contents(root: Path) -> list[dict[str, Any]]:
     """The records as they are on disk, in the payload's order."""
-    found = [json.loads(path.read_text()) for path in root.rglob(FILE)]
+    found = [json.loads(path.read_text()) for path in root.rglob(RECORD)]
     return sorted(found, key=lambda content: (content["started"], content["run_id"]))
 
 
@@ -130,7 +130,7 @@ def test_an_unreadable_record_is_named_and_the_others_are_shown(root: Path, tmp_
     generate.write(tmp_path, 3, points=5)
     for place in range(payload.SKIPPED + 7):
         (tmp_path / "bad" / f"{place}").mkdir(parents=True)
-        (tmp_path / "bad" / f"{place}" / FILE).write_text("{")
+        (tmp_path / "bad" / f"{place}" / RECORD).write_text("{")
     built = payload.build(index.load(tmp_path), "runs")
     assert len(built["runs"]["id"]) == 3
     assert len(built["skipped"]) == payload.SKIPPED

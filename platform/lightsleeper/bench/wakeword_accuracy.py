@@ -20,7 +20,7 @@ from lightsleeper.bench.wakeword_arms import GROUPS, Training, train, trainings
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.comparison import permutation_test, relative_reduction, sign_flip_test
 from lightsleeper.metrics.localisation import WITHIN_MS
-from lightsleeper.stages.deliver import DETAILS
+from lightsleeper.run_folder import DETAILS
 from lightsleeper.tracking.record import Record, read
 
 FA_PER_HOUR = 0.5

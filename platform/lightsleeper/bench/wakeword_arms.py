@@ -13,8 +13,9 @@ from pathlib import Path
 
 from lightsleeper import recipe as recipes
 from lightsleeper.errors import UserError
+from lightsleeper.run_folder import RECORD
 from lightsleeper.stages.plan import Plan, plan
-from lightsleeper.tracking.record import FILE, read, status_of
+from lightsleeper.tracking.record import read, status_of
 
 FIRST_SEED = 7
 SAME = (
@@ -200,7 +201,7 @@ def train(training: Training, out: Path) -> Path:
 
 def _unfinished(out: Path, todo: Plan) -> Path | None:
     """A run of the same recipe that was stopped."""
-    for path in sorted((out / todo.recipe.name).glob(f"*/{FILE}"), reverse=True):
+    for path in sorted((out / todo.recipe.name).glob(f"*/{RECORD}"), reverse=True):
         record = read(path)
         if record.hash == todo.hash and status_of(record) in ("interrupted", "died", "failed"):
             return path.parent

@@ -26,6 +26,7 @@ from lightsleeper.errors import UserError
 from lightsleeper.files import content_hash, replacing
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.recipe import parsing
+from lightsleeper.run_folder import RECORD
 from lightsleeper.stages.plan import Plan, plan
 from lightsleeper.tracking.record import read, status_of
 
@@ -144,7 +145,7 @@ def _trained(todo: Plan, runs: Path) -> Path:
     if found := todo.finished(runs):
         return found
     for folder in sorted((runs / todo.recipe.name).glob("*"), reverse=True):
-        if (folder / "record.json").exists():
+        if (folder / RECORD).exists():
             record = read(folder)
             if record.hash == todo.hash and status_of(record) not in ("running", "finished"):
                 return experiment.run(todo.recipe, runs, folder)

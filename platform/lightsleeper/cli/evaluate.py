@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightsleeper.cli.sources import add_source, is_detector, locate, positive, write_json
 from lightsleeper.errors import UserError
+from lightsleeper.run_folder import RECIPE
 
 if TYPE_CHECKING:
     import lightning as L
@@ -86,7 +87,7 @@ def is_matcher(path: Path) -> bool:
 
 def other_family(path: Path, args: argparse.Namespace) -> int:
     """Words, texts, images, language: what the family's own test measures, on data of a recipe."""
-    if any(Path(name).is_dir() and not (Path(name) / "recipe.yaml").is_file() for name in args.data):
+    if folders_of(args.data):
         raise UserError("--data: a folder tests typed keywords and wake words; this model needs the data of a recipe.")
     import logging
     import warnings
@@ -146,7 +147,7 @@ def print_conditions(conditions: dict[str, Any]) -> None:
 
 def data_module(given: list[str]) -> "L.LightningDataModule":
     """The data a user names: a folder of recordings, or the `data:` section of a recipe with overlays."""
-    folders = [name for name in given if Path(name).is_dir() and not (Path(name) / "recipe.yaml").is_file()]
+    folders = folders_of(given)
     if not folders:
         return recipe_data(given)
     if folders != given:
@@ -159,10 +160,15 @@ def data_module(given: list[str]) -> "L.LightningDataModule":
     return AudioFolder(path=folders, evaluate_only=True)
 
 
+def folders_of(given: list[str]) -> list[str]:
+    """Those of `--data` that are folders of recordings."""
+    return [name for name in given if Path(name).is_dir() and not (Path(name) / RECIPE).is_file()]
+
+
 def own_data(path: Path, source: str) -> str:
     """The run folder that a model lies in, whose recipe names its data. Raises UserError for a model without one."""
     for folder in (path, path.parent, path.parent.parent):
-        if (folder / "recipe.yaml").is_file():
+        if (folder / RECIPE).is_file():
             return str(folder)
     raise UserError(f"{source} lies in no run folder, so its own data are not known: give --data.")
 

@@ -11,6 +11,7 @@ from lightsleeper.cli.evaluate import finite, own_data, print_measurements, reci
 from lightsleeper.cli.sources import open_detector, write_json
 from lightsleeper.data.module import asked
 from lightsleeper.errors import UserError
+from lightsleeper.run_folder import RECORD
 
 if TYPE_CHECKING:
     from lightsleeper.deploy.detector import StreamModel
@@ -53,7 +54,7 @@ def check(args: argparse.Namespace) -> None:
 def evaluation_streams(path: Path, args: argparse.Namespace) -> tuple[dict[str, Any], Any]:
     """Chunks of streams by name of the set, and the data that they come from."""
     given = args.data or []
-    folders = [Path(name) for name in given if Path(name).is_dir() and not (Path(name) / "recipe.yaml").is_file()]
+    folders = [Path(name) for name in evaluate.folders_of(given)]
     if folders or args.negatives:
         if len(folders) != len(given):
             raise UserError(f"--data {' '.join(given)}: expected folders only, or a recipe and overlays only.")
@@ -76,9 +77,9 @@ def evaluation_streams(path: Path, args: argparse.Namespace) -> tuple[dict[str, 
 
 def compare_data(run: Path, data: Any) -> None:
     """Say where a run's own data are not any more what they were, so that its record's numbers do not compare."""
-    from lightsleeper.tracking.record import FILE, read
+    from lightsleeper.tracking.record import read
 
-    then = read(run).data.get("hash") if (run / FILE).is_file() else None
+    then = read(run).data.get("hash") if (run / RECORD).is_file() else None
     if then is not None and then != (now := asked(data, "summary")().get("hash")):
         print(f"note: these are other data than the run was tested on (hash {now}, then {then}).", file=sys.stderr)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightsleeper.cli.sources import add_source, locate, positive
 from lightsleeper.deploy.formats import FORMATS
 from lightsleeper.errors import UserError
+from lightsleeper.run_folder import EXPORT, RECIPE
 
 if TYPE_CHECKING:
     from lightsleeper.deploy.small import Streams
@@ -33,9 +34,9 @@ def main(args: argparse.Namespace) -> int:
     check_formats(args.formats)
     from lightsleeper.deploy.finalize import load_model
 
-    run_id = folder.parent.name if folder.name == "export" else folder.name
+    run_id = folder.parent.name if folder.name == EXPORT else folder.name
     out = Path(args.out or f"export-{run_id}")
-    own = folder if folder.name == "export" else folder / "export"
+    own = folder if folder.name == EXPORT else folder / EXPORT
     if out.resolve() == own.resolve():
         raise UserError(f"--out {out} holds the files that the record of {run_id} describes; give another folder.")
     model, streams = load_model(folder), None
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
 
 def run_streams(folder: Path) -> "Streams":
     """The streams that a run was validated and tested on, from its recipe; raises UserError for any other folder."""
-    recipe = (folder.parent if folder.name == "export" else folder) / "recipe.yaml"
+    recipe = (folder.parent if folder.name == EXPORT else folder) / RECIPE
     if not recipe.is_file():
         raise UserError(f"{folder} is no run's: int8 files are calibrated on the streams of the run's recipe.")
     from lightsleeper.cli.evaluate import recipe_data

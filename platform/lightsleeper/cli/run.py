@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from lightsleeper.errors import UserError
+    from lightsleeper.run_folder import RECIPE
     from lightsleeper.tracking.runs import find, runs_root
 
     if not args.recipes and args.resume is None:
@@ -29,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     resume = args.resume and find(args.resume, root) if not args.recipes else args.resume
     from lightsleeper import recipe
 
-    files = args.recipes or [resume / "recipe.yaml"]
+    files = args.recipes or [resume / RECIPE]
     merged = recipe.load(files, args.overrides)
     from lightsleeper import experiment  # torch and lightning: seconds, so a wrong recipe name is told before
 

@@ -13,13 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from lightsleeper.tracking.record import FILE, read, status_of
+    from lightsleeper.run_folder import RECORD
+    from lightsleeper.tracking.record import read, status_of
     from lightsleeper.tracking.runs import find, runs_root
 
     folder = find(args.run, runs_root(args.runs_dir))
     record = read(folder)
     if args.json:
-        print((folder / FILE).read_text(encoding="utf-8"))
+        print((folder / RECORD).read_text(encoding="utf-8"))
         return 0
     from rich.console import Console
 

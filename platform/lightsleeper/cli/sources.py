@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightsleeper.errors import UserError
+from lightsleeper.run_folder import ARCHITECTURE
 
 if TYPE_CHECKING:
     from lightsleeper.deploy.detector import StreamModel
@@ -33,7 +34,7 @@ def locate(source: str, runs_dir: str | None) -> Path:
         raise UserError(f"{source}: expected a run folder, a run id or an .onnx file.")
     from lightsleeper.deploy.finalize import model_folder
 
-    if (path / "model.json").is_file():
+    if (path / ARCHITECTURE).is_file():
         return path
     return model_folder(runs.find(source, runs.runs_root(runs_dir)))
 

@@ -16,7 +16,8 @@ from statistics import NormalDist
 from typing import Any
 
 from lightsleeper.files import write_atomic
-from lightsleeper.tracking.record import FILE, Artifact, Latency, Measured, Record
+from lightsleeper.run_folder import RECORD
+from lightsleeper.tracking.record import Artifact, Latency, Measured, Record
 
 SEEDS = (7, 8, 9)
 # fingerprint -> share of the runs, slowness, processor, cores
@@ -67,7 +68,7 @@ def write(root: Path, count: int, seed: int = 0, points: int = 60) -> None:
     for content in records(count, seed, points):
         folder = root / content["recipe"] / content["run_id"]
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / FILE, json.dumps(content, allow_nan=False))
+        write_atomic(folder / RECORD, json.dumps(content, allow_nan=False))
 
 
 def records(count: int, seed: int = 0, points: int = 60) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lightsleeper.dashboard.rows import TABLE, Unreadable, read
-from lightsleeper.tracking.record import FILE
+from lightsleeper.run_folder import RECORD
 
 CACHE = ".index.arrow"
 DIGEST = hashlib.sha256().digest_size  # bytes of it after the Arrow file
@@ -64,8 +64,8 @@ def files(root: Path) -> Iterator[tuple[str, str]]:
         inner, depth = queue.pop() if queue else links.pop()
         folder = os.path.join(root, inner)
         with suppress(OSError):
-            stat = os.stat(os.path.join(folder, FILE))
-            yield os.path.join(inner, FILE), f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
+            stat = os.stat(os.path.join(folder, RECORD))
+            yield os.path.join(inner, RECORD), f"{stat.st_ino} {stat.st_mtime_ns} {stat.st_size}"
             continue  # no run lies inside another one
         with suppress(OSError):
             own = os.stat(folder)

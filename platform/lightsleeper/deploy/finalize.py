@@ -22,11 +22,10 @@ from safetensors import torch as safetensors_torch
 from lightsleeper.errors import UserError
 from lightsleeper.files import replacing, sha256
 from lightsleeper.models.family import Family
+from lightsleeper.run_folder import ARCHITECTURE, EXPORT, RECORD, WEIGHTS
 
 __all__ = ["detached_copy", "finalize", "load_model", "model_class", "model_folder", "read_description", "save_model"]
 
-WEIGHTS = "model.safetensors"
-ARCHITECTURE = "model.json"
 STATE = "next_state"  # output of a streaming graph
 SAMPLES = 4  # inputs on which a compression step's effect is measured
 
@@ -75,12 +74,12 @@ def finalize(
 def model_folder(source: str | Path) -> Path:
     """The folder with `model.json` that ``source`` means: itself, or the `export/` of a run folder."""
     source = Path(source)
-    for folder in (source, source / "export"):
+    for folder in (source, source / EXPORT):
         if (folder / ARCHITECTURE).is_file():
             return folder
     if not source.exists():
         raise UserError(f"{source} does not exist: expected a run folder or an exported model folder.")
-    if (source / "record.json").is_file():
+    if (source / RECORD).is_file():
         raise UserError(f"{source} is a run without a finalized model: it did not reach its finalize stage.")
     raise UserError(f"{source} is neither a run folder nor a model folder: it has no {ARCHITECTURE}.")
 

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
+from lightsleeper.run_folder import ARCHITECTURE, EXPORT, WEIGHTS
 
 Batch = dict[str, Any]
 
@@ -174,7 +175,7 @@ class SavedModel:
 
     def weights(self) -> dict[str, Tensor]:
         """Raises UserError when the file is missing or damaged."""
-        path = self.folder / "model.safetensors"
+        path = self.folder / WEIGHTS
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
@@ -188,9 +189,9 @@ class SavedModel:
 def read_model(source: str | Path, family: str, key: str) -> SavedModel:
     """The finished ``family`` in a run or export folder, for argument ``key``. Raises UserError if there is none."""
     folder = Path(source)
-    folder = folder / "export" if (folder / "export").is_dir() else folder
+    folder = folder / EXPORT if (folder / EXPORT).is_dir() else folder
     try:
-        description = json.loads((folder / "model.json").read_text())
+        description = json.loads((folder / ARCHITECTURE).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{key}: no finished model in '{source}' (expected export/model.json of a run)") from error
     found = str(description["class_path"]).rpartition(".")[2]

@@ -36,6 +36,7 @@ from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Family, SavedModel
 from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least
+from lightsleeper.run_folder import WEIGHTS
 
 Auto = type[_BaseAutoModelClass]
 
@@ -164,7 +165,7 @@ def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
 
 def load_weights(module: nn.Module, saved: SavedModel) -> None:
     """Load the weights of a finished model, tied ones too, strictly. Raises UserError."""
-    path = saved.folder / "model.safetensors"
+    path = saved.folder / WEIGHTS
     try:
         load_model(module, str(path), strict=True)
     except (OSError, SafetensorError) as error:

@@ -17,6 +17,7 @@ from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.recipe.lookup import find
 from lightsleeper.recipe.overlay import SECTIONS, Config, merge, normalise, override, plain
 from lightsleeper.recipe.yaml_io import parse, shown
+from lightsleeper.run_folder import RECIPE, RECORD
 
 _REFERENCE = re.compile(r"\$\{requires\.([^}]*)\}")
 
@@ -69,7 +70,7 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = (), beside: Pat
 
 def _name(path: Path) -> str:
     # a run's own recipe.yaml keeps the name of the recipe it came from: runs/<recipe>/<run id>/recipe.yaml
-    if path.name == "recipe.yaml" and (path.parent / "record.json").exists():
+    if path.name == RECIPE and (path.parent / RECORD).exists():
         return path.resolve().parent.parent.name
     return path.stem
 
@@ -97,7 +98,7 @@ def required(recipe: Recipe) -> dict[str, Recipe]:
         place = recipe.where(f"requires.{name}")
         if not isinstance(entry.get("recipe"), str):
             raise UserError(f"{place}: requires.{name}: no recipe named.")
-        beside = next((file.parent for file in recipe.files if file.name != "recipe.yaml"), None)
+        beside = next((file.parent for file in recipe.files if file.name != RECIPE), None)
         try:
             step = load([entry["recipe"]], beside=beside)
         except UserError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.run_folder import RECIPE
 
 Kind = Literal["recipes", "sweeps"]
 
@@ -36,7 +37,7 @@ def find(name: str | Path, beside: Path | None = None) -> Path:
     """
     text = str(name)
     bare = text.removesuffix(".yaml")
-    candidates = [Path(text), Path(text) / "recipe.yaml"]
+    candidates = [Path(text), Path(text) / RECIPE]
     if beside is not None:
         candidates = [beside / f"{bare}.yaml", *candidates]
     if bare == text:
@@ -50,7 +51,7 @@ def find(name: str | Path, beside: Path | None = None) -> Path:
         if key in known:
             return known[key]
     if Path(text).is_dir():
-        raise UserError(f"'{text}' is a folder without recipe.yaml; expected a recipe file or a run folder.")
+        raise UserError(f"'{text}' is a folder without {RECIPE}; expected a recipe file or a run folder.")
     raise UserError(f"no recipe '{text}'.{_nearest(text, wanted, known)}")
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.files import write_atomic
+from lightsleeper.run_folder import RECORD
 from lightsleeper.search import deferred
 from lightsleeper.search.board import Board
 from lightsleeper.search.claims import BEAT_S
@@ -23,7 +24,7 @@ from lightsleeper.search.space import arguments
 from lightsleeper.search.study import Study, Taken
 from lightsleeper.search.team import Event, Worker, environment
 from lightsleeper.search.worker import LEAVE_S, find_trial
-from lightsleeper.tracking.record import FILE, read, status_of, timestamp
+from lightsleeper.tracking.record import read, status_of, timestamp
 from lightsleeper.tracking.runs import LOCK, locked
 
 DEATHS = 3  # of workers over one trial, which has then failed
@@ -240,7 +241,7 @@ class Engine:
                 record = read(folder)
                 if free and status_of(record) != "running":
                     record.status, record.error, record.finished = "failed", error, timestamp()
-                    write_atomic(folder / FILE, record.to_json())
+                    write_atomic(folder / RECORD, record.to_json())
         self.study.fail(taken, error, run=folder.name if folder else None)
         self.board.ended("", taken, f"failed: {error}", None)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lightsleeper.errors import EveryRunError, UserError
+from lightsleeper.run_folder import WANDB
 from lightsleeper.search import folder as folders
 from lightsleeper.search import slurm, storage
 from lightsleeper.search.board import Board, counts, outcome, settings, table
@@ -110,7 +111,7 @@ def report(study: Study, request: Request, console: Console) -> int:
     recipe = request.runs_dir / study.settings.recipe
     console.print(f"records: {recipe}/*/record.json, in W&B group {request.id}", markup=False)
     console.print("Pareto front: lightning dashboard", markup=False)
-    offline = [row.run for row in rows if row.run and any((recipe / row.run / "wandb").glob("offline-run-*"))]
+    offline = [row.run for row in rows if row.run and any((recipe / row.run / WANDB).glob("offline-run-*"))]
     if offline:
         console.print(
             f"W&B upload: wandb sync {recipe}/*/wandb/offline-run-*  (one group of runs there, not a W&B sweep)",

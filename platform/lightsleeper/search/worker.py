@@ -20,8 +20,9 @@ from types import FrameType
 from typing import Any, TextIO
 
 from lightsleeper.errors import EveryRunError, UserError
+from lightsleeper.run_folder import RECORD
 from lightsleeper.search.objectives import measure
-from lightsleeper.tracking.record import FILE, Record, read, status_of
+from lightsleeper.tracking.record import Record, read, status_of
 
 LEAVE_S = 45.0  # less than claims.GRACE_S: another machine must not meet a worker that is still stopping
 WAIT_S = 0.5  # between two looks at a run that somebody else still seems to write
@@ -160,7 +161,7 @@ def _left(folder: Path) -> Record:
 
 def find_trial(runs_dir: Path, recipe: str, sweep: str, trial: int) -> Path | None:
     """The run folder of a trial that an earlier worker has begun; the newest, should there be several."""
-    for path in sorted((runs_dir / recipe).glob(f"*/{FILE}"), reverse=True):
+    for path in sorted((runs_dir / recipe).glob(f"*/{RECORD}"), reverse=True):
         try:
             entry = read(path).sweep
         except UserError:

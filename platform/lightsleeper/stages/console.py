@@ -19,8 +19,6 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console, RenderableType
 
-FILE = "log.txt"
-
 LIBRARIES = ("lightning.pytorch", "lightning.fabric", "py.warnings")
 
 # Warnings of others that a user of a recipe cannot act on. They still reach log.txt.
@@ -45,7 +43,7 @@ class Log:
     """Terminal and `log.txt` of one run; nests, so that a required step has its own file too.
 
     Example:
-        with Log(folder / "log.txt") as log:
+        with Log(folder / LOG) as log:
             log.say("fit")
     """
 

@@ -28,14 +28,12 @@ from lightsleeper.files import write_atomic
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Family, names_of_sets
 from lightsleeper.recipe.parsing import Parts, ordered
+from lightsleeper.run_folder import CHECKPOINTS, DETAILS, EXPORT
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint
 from lightsleeper.stages.console import Log
-from lightsleeper.stages.fit import CHECKPOINTS
 from lightsleeper.stages.precision import one_device, root_device
 from lightsleeper.tracking.record import Record
 
-EXPORT = "export"
-DETAILS = "test.json"  # outcomes item by item
 SCORED_ROWS = 32  # test rows scored with the exported file too, one by one: a second or two
 STATISTICS_BATCHES = 50  # for batch-norm statistics after a lossy step
 Fields = dict[str, Any]  # of the run record

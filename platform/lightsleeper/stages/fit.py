@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 
 from lightsleeper.errors import UserError
 from lightsleeper.recipe.parsing import Parts, ordered
+from lightsleeper.run_folder import CHECKPOINTS, METRICS
 from lightsleeper.stages.checkpoints import (
     BEST,
     LAST,
@@ -21,10 +22,7 @@ from lightsleeper.stages.checkpoints import (
     load_checkpoint,
 )
 from lightsleeper.stages.console import EpochLines, Log
-from lightsleeper.stages.metrics_file import FILE as METRICS
 from lightsleeper.stages.metrics_file import MetricsFile
-
-CHECKPOINTS = "checkpoints"
 
 
 class DataReady(Callback):

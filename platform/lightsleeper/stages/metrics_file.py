@@ -17,7 +17,6 @@ from lightning.pytorch.loggers import Logger
 
 from lightsleeper.files import write_atomic
 
-FILE = "metrics.csv"
 FIXED = ("step", "epoch")
 SHOWN = re.compile(r"val[/_].+|train[/_]loss(_step|_epoch)?")  # what a reader of the record wants to see
 POINTS = 100  # a curve

@@ -15,10 +15,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightsleeper_callbacks.base import check_alone
 
 from lightsleeper import recipe as recipes
-from lightsleeper.deploy.finalize import ARCHITECTURE, WEIGHTS, save_model
+from lightsleeper.deploy.finalize import save_model
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Family
 from lightsleeper.recipe.parsing import ordered
+from lightsleeper.run_folder import ARCHITECTURE, EXPORT, WEIGHTS
 
 if TYPE_CHECKING:
     from lightsleeper.stages.plan import Plan
@@ -81,7 +82,7 @@ def _save(model: L.LightningModule, step: "Plan", folder: Path) -> bool:
         return True
     try:
         meta = {"recipe": step.recipe.name, "run_id": "rehearsal", "threshold": {}}
-        save_model(model.eval(), folder / "export", meta)
+        save_model(model.eval(), folder / EXPORT, meta)
     except Exception:  # no architecture(), layers without weights yet, a full disk: the real run will tell
         return False
     return True

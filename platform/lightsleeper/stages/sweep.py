@@ -15,9 +15,8 @@ from lightning.pytorch.callbacks import Callback
 
 from lightsleeper.errors import EveryRunError
 from lightsleeper.recipe.config import RunConfig
+from lightsleeper.run_folder import CHECKPOINTS, METRICS
 from lightsleeper.stages.checkpoints import BEST, LAST, load_checkpoint, schedules_settled
-from lightsleeper.stages.fit import CHECKPOINTS
-from lightsleeper.stages.metrics_file import FILE as METRICS
 from lightsleeper.stages.metrics_file import read_rows
 
 AGENT_ENTRY = "LIGHTSLEEPER_SWEEP"

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from lightsleeper.run_folder import EXPORT, LOG, METRICS, RECIPE
 from lightsleeper.tracking.record import Artifact, Measured, Record, status_of
 from lightsleeper.tracking.runs import runs_root
 
@@ -171,7 +172,7 @@ def _on_device(artifact: Artifact, headline: Sequence[str]) -> list[tuple[str, s
 
 def _places(record: Record, folder: Path) -> list[tuple[str, str]]:
     rows = [("folder", str(folder))]
-    for name, inner in (("recipe", "recipe.yaml"), ("curves", "metrics.csv"), ("model", "export"), ("log", "log.txt")):
+    for name, inner in (("recipe", RECIPE), ("curves", METRICS), ("model", EXPORT), ("log", LOG)):
         if (folder / inner).exists():
             rows.append((name, inner))
     if record.tracking.get("url"):

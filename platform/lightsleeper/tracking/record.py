@@ -20,9 +20,9 @@ from typing import Any, Literal, TypedDict, get_origin
 
 from lightsleeper.errors import UserError
 from lightsleeper.files import write_atomic
+from lightsleeper.run_folder import RECORD
 
 SCHEMA = 1
-FILE = "record.json"
 HEARTBEAT_S = 10.0
 STALE_S = 60.0  # six missed beats; on another host there is nothing else to go by
 
@@ -172,7 +172,7 @@ def read(folder: Path) -> Record:
 
     Raises UserError when there is none, when it is no JSON, or when its schema is not ours.
     """
-    path = folder if folder.is_file() else folder / FILE
+    path = folder if folder.is_file() else folder / RECORD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -252,7 +252,7 @@ class RecordFile:
     """
 
     def __init__(self, folder: Path, record: Record, heartbeat_s: float = HEARTBEAT_S) -> None:
-        self.path = folder / FILE
+        self.path = folder / RECORD
         self.record = record
         self._heartbeat_s = heartbeat_s
         self._lock = threading.RLock()

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.tracking.record import FILE, LATER, Record, read, status_of
+from lightsleeper.run_folder import ARCHITECTURE, EXPORT, RECORD
+from lightsleeper.tracking.record import LATER, Record, read, status_of
 
 LAST = "last"
 LOCK = ".lock"
@@ -53,7 +54,7 @@ def scan(root: Path) -> tuple[list[Found], list[str]]:
     """All runs under ``root``, oldest first, and one line for each record that cannot be read."""
     runs: list[Found] = []
     unreadable: list[str] = []
-    for path in sorted(root.glob(f"*/*/{FILE}"), key=lambda path: path.parent.name):
+    for path in sorted(root.glob(f"*/*/{RECORD}"), key=lambda path: path.parent.name):
         try:
             runs.append(Found(path.parent, read(path)))
         except UserError as error:
@@ -69,13 +70,13 @@ def find(name: str | Path, root: Path, recipe: str | None = None) -> Path:
     """
     text = str(name)
     path = Path(text)
-    if path.name == FILE and path.is_file():
+    if path.name == RECORD and path.is_file():
         return path.parent
-    if (path / FILE).is_file():
+    if (path / RECORD).is_file():
         return path
     if text == LAST:
         return _last(root, recipe)
-    folders = sorted(path.parent for path in root.glob(f"*/*/{FILE}"))
+    folders = sorted(path.parent for path in root.glob(f"*/*/{RECORD}"))
     matches = [folder for folder in folders if folder.name == text]
     matches = matches or [folder for folder in folders if text and folder.name.startswith(text)]
     if len(matches) == 1:
@@ -104,7 +105,7 @@ def finished_with(
     Neither one that its sweep has stopped early counts, nor one whose deliverable was deleted: the model where it was
     finalized, a file of one of ``formats``.
     """
-    for path in sorted((root / recipe).glob(f"*/{FILE}"), reverse=True):
+    for path in sorted((root / recipe).glob(f"*/{RECORD}"), reverse=True):
         try:
             record = read(path)
         except UserError:
@@ -112,7 +113,7 @@ def finished_with(
         if record.status != "finished" or record.hash != config_hash or record.sweep.get("pruned"):
             continue
         done = {name for name, state in record.stages.items() if state in {"finished", *LATER}}
-        kept = "finalize" not in stages or (path.parent / "export" / "model.json").is_file()
+        kept = "finalize" not in stages or (path.parent / EXPORT / ARCHITECTURE).is_file()
         written = {artifact["format"] for artifact in record.artifacts}
         lost = {a["format"] for a in record.artifacts if not (path.parent / a["path"]).is_file()}
         if stages <= done and kept and formats <= written - lost:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from lightsleeper.errors import UserError
 from lightsleeper.files import write_atomic
 from lightsleeper.recipe.config import TrackingConfig
+from lightsleeper.run_folder import ARCHITECTURE, EXPORT, WANDB, WEIGHTS
 from lightsleeper.tracking.credentials import key_source
 from lightsleeper.tracking.record import Record, knobs
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 INIT_TIMEOUT_S = 10.0
 UPLOAD_S = 120.0  # history and summary of a run: seconds on a slow line
 UPLOAD_BYTES_PER_S = 250_000  # 2 Mbit/s, for the models
-MODEL_FILES = ("model.json", "model.safetensors")
+MODEL_FILES = (ARCHITECTURE, WEIGHTS)
 AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID")
 """What an agent of a W&B sweep tells the run that it starts."""
 
@@ -187,7 +188,7 @@ def told(record: Record) -> dict[str, Any]:
 
 def logs(folder: Path, kind: str = "*run-") -> set[Path]:
     """W&B's own log folders of a run: `offline-run-*` and, online, `run-*`."""
-    return set((folder / "wandb").glob(f"{kind}[0-9]*"))
+    return set((folder / WANDB).glob(f"{kind}[0-9]*"))
 
 
 def _reason(error: Exception) -> str:
@@ -242,7 +243,7 @@ class WandbRun:
 
     def log_inputs(self, record: Record, steps: Mapping[str, Path]) -> None:
         if record.data.get("hash"):
-            path = self._folder / "wandb" / "corpus.json"  # hash and summary; the audio stays on its machine
+            path = self._folder / WANDB / "corpus.json"  # hash and summary; the audio stays on its machine
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, json.dumps(record.data, indent=1, sort_keys=True, default=str))
             name = f"corpus-{record.knobs.get('data', 'data')}"
@@ -253,7 +254,7 @@ class WandbRun:
 
     def finish(self, record: Record, folder: Path, exit_code: int) -> list[str]:
         exported = {item["path"].removeprefix("export/"): folder / item["path"] for item in record.artifacts}
-        paths = [*exported.values(), *(folder / "export" / name for name in MODEL_FILES)]
+        paths = [*exported.values(), *(folder / EXPORT / name for name in MODEL_FILES)]
         limit_s = UPLOAD_S + sum(path.stat().st_size for path in paths if path.exists()) / UPLOAD_BYTES_PER_S
 
         def upload() -> None:
@@ -277,7 +278,7 @@ class WandbRun:
         return [f"W&B: {self.state['url']}" if complete else later]
 
     def _model(self, folder: Path, recipe: str, run_id: str) -> Any | None:
-        files = {name: folder / "export" / name for name in MODEL_FILES}
+        files = {name: folder / EXPORT / name for name in MODEL_FILES}
         if not all(path.is_file() for path in files.values()):
             return None
         # The run id is the only metadata: equal content logged twice (as output, as input) has to stay equal.
