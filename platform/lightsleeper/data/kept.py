@@ -21,6 +21,7 @@ from lightsleeper.data.augment import Audio
 from lightsleeper.data.batch import SharedEpoch
 from lightsleeper.data.streams import FULL_SCALE, Scenery
 from lightsleeper.data.wake_clips import FRAME, WakeClips
+from lightsleeper.data.word_clips import UtteranceClips
 from lightsleeper.errors import UserError
 from lightsleeper.files import cache_folder, content_hash, free_bytes, replacing
 
@@ -41,7 +42,8 @@ class KeptStream:
     """
 
     def __init__(self, scenery: Scenery, origin: Any) -> None:
-        self.scenery, self.samples, self.events = scenery, scenery.samples, scenery.events
+        self.scenery, self.samples = scenery, scenery.samples
+        self.events, self.content = scenery.events, scenery.content
         plan = [[asdict(item) for item in items] for items in (scenery.passages, scenery.placed)]
         self.key = content_hash([VERSION, origin, scenery.samples, plan])
         self._audio: NDArray[np.int16] | None = None
@@ -52,7 +54,7 @@ class KeptStream:
     def read(self, start: int, count: int) -> Audio:
         if self._audio is None:
             path = cache_folder("streams") / f"{self.key}.i16"
-            _make_once(path, 2 * self.samples, self._render)
+            _make_once(path, self._render, 2 * self.samples)
             self._audio = np.memmap(path, np.int16, "r")
         return self._audio[start : start + count].astype(np.float32) / np.float32(FULL_SCALE)
 
@@ -100,7 +102,7 @@ class KeptClips(Dataset):
     def _epoch(self, number: int) -> NDArray[Any]:
         if self._open is None or self._open[0] != number:
             path = cache_folder("wake_clips") / f"{self.key}-{number}.bin"
-            _make_once(path, len(self.rows) * self._type.itemsize, lambda target: self._make(number, target))
+            _make_once(path, lambda target: self._make(number, target), len(self.rows) * self._type.itemsize)
             self._open = number, np.memmap(path, self._type, "r")
         return self._open[1]
 
@@ -124,17 +126,93 @@ class KeptClips(Dataset):
             self.rows.epoch = epoch
 
 
+class KeptUtterances(Dataset):
+    """`KeptClips` of lengths of their own: samples in one file an epoch, where each begins and what it says in another.
+
+    Args:
+        rows: what makes them.
+        epochs: different epochs, 1 or more; about 0.1 GB each for 1,000 clips of 3 s.
+        origin: JSON-able identity of all that ``rows`` draws from.
+
+    Raises:
+        UserError: where the disk is too small.
+    """
+
+    def __init__(self, rows: UtteranceClips, epochs: int, origin: Any) -> None:
+        self.rows, self.epochs, self.epoch = rows, epochs, rows.epoch
+        self.key = content_hash([VERSION, origin, asdict(rows.mix), rows.utterances, rows.seed])
+        self._open: tuple[int, NDArray[np.int16], dict[str, NDArray[Any]]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        audio, kept = self._epoch(self.epoch.get() % self.epochs)
+        samples, events = (slice(*kept[name][index : index + 2]) for name in ("samples", "events"))
+        item: dict[str, Any] = {
+            name: torch.from_numpy(kept[name][events].copy()) for name in ("word", "begin_s", "end_s")
+        }
+        sound = torch.from_numpy(audio[samples].astype(np.float32) / np.float32(FULL_SCALE))
+        return {**item, "audio": sound, "clip": int(kept["clip"][index])}
+
+    def _epoch(self, number: int) -> tuple[NDArray[np.int16], dict[str, NDArray[Any]]]:
+        if self._open is None or self._open[0] != number:
+            path = cache_folder("word_clips") / f"{self.key}-{number}.npz"
+            audio = path.with_suffix(".i16")
+            # The index is written last: where it lies, the samples are complete.
+            _make_once(path, lambda target: self._make(number, target, audio), self._expected(), exact=False)
+            with np.load(path) as stored:
+                self._open = number, np.memmap(audio, np.int16, "r"), {name: stored[name] for name in stored.files}
+        return self._open[1:]
+
+    def _expected(self) -> int:
+        """Bytes, about: silence around speech is up to 1.2 s."""
+        return round(2 * SAMPLE_RATE * float(self.rows.seconds().sum() + len(self.rows)))
+
+    def _make(self, number: int, index: Path, audio: Path) -> None:
+        kept: dict[str, list[Any]] = {name: [] for name in ("word", "begin_s", "end_s", "clip")}
+        samples, events = [0], [0]
+        epoch, self.rows.epoch = self.rows.epoch, SharedEpoch()
+        self.rows.epoch.set(number)
+        try:
+            with replacing(audio) as temporary, temporary.open("wb") as out:
+                for row in range(len(self.rows)):
+                    item = self.rows[row]
+                    out.write(sixteen_bits(item["audio"].numpy()).tobytes())
+                    samples.append(samples[-1] + len(item["audio"]))
+                    events.append(events[-1] + len(item["word"]))
+                    for name in ("word", "begin_s", "end_s"):
+                        kept[name].append(item[name].numpy())
+                    kept["clip"].append([item["clip"]])
+        finally:
+            self.rows.epoch = epoch
+        with index.open("wb") as out:
+            columns = {name: np.concatenate(parts) for name, parts in kept.items()}
+            columns |= {"samples": np.array(samples), "events": np.array(events)}
+            np.savez(out, **columns)  # type: ignore[arg-type]
+
+
 def sixteen_bits(audio: Audio) -> NDArray[np.int16]:
     """Audio in [-1, 1] as a converter gives it."""
     return np.clip(np.rint(audio * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
-def _make_once(path: Path, size: int, make: Callable[[Path], None]) -> None:
-    """Have one process write ``path`` (of ``size`` bytes) whole; others wait for it."""
-    if path.exists() and path.stat().st_size == size:
+def _make_once(path: Path, make: Callable[[Path], None], size: int, exact: bool = True) -> None:
+    """Have one process write ``path`` whole; others wait for it.
+
+    ``size``: bytes that are needed, and where ``exact`` those that the file has.
+    """
+
+    def complete() -> bool:
+        return path.exists() and (not exact or path.stat().st_size == size)
+
+    if complete():
         return
     with FileLock(path.with_suffix(".lock")):
-        if path.exists() and path.stat().st_size == size:
+        if complete():
             return
         if free_bytes(path.parent) < size + _SPARE:
             raise UserError(

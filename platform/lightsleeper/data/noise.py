@@ -6,17 +6,17 @@ of speech: harmonics that move, onsets and rests.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightsleeper.data.audio import SAMPLE_RATE
-from lightsleeper.data.augment import Audio, _babble, _coloured
+from lightsleeper.data.augment import Audio, _babble, _coloured, draw_scene, mixed
 from lightsleeper.data.clip_cache import ClipCache, cached_clips
 from lightsleeper.data.rows import ClipSource
-from lightsleeper.errors import UserError
+from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.files import content_hash
 
 KINDS = ("white", "pink", "brown", "babble", "hum", "knocks", "music")
@@ -25,6 +25,7 @@ AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
 _SLOPES = {"pink": 1, "brown": 2}
 _LOOP = 1 << 18  # samples after which coloured noise repeats, without a seam: longer transforms leave the cache
 _BABBLE_CLIPS = 24  # that a stretch of babble is mixed from
+_NOISY = 0.85  # share of training clips that are heard through noise
 _POOL_SECONDS, _POOL_PIECES = 6.0, 6  # of each kind for training
 _TABLE = 4096
 _CHORDS = ((0, 4, 7), (5, 9, 12), (7, 11, 14), (9, 12, 16), (2, 5, 9))  # semitones over the key
@@ -74,15 +75,25 @@ class NoiseSource:
     Args:
         speech: draws the clips that babble is mixed from; None: no babble.
         files: recordings of noise.
+        kinds: those that are drawn from; None: all that can be made. `make` makes the others too.
+
+    Raises:
+        UserError: a kind is unknown, or has nothing to be made of.
     """
 
-    def __init__(self, speech: Speech | None = None, files: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, speech: Speech | None = None, files: Sequence[Path] = (), kinds: Sequence[str] | None = None
+    ) -> None:
         self.speech = speech
         self.recorded: ClipCache | None = None
         if files:
             self.recorded = cached_clips(files, trim=False, on_bad_file="refuse")
         self.kinds = tuple(kind for kind in KINDS if kind != "babble" or speech is not None)
         self.kinds += (RECORDED,) if files else ()
+        for kind in kinds or ():
+            if kind not in self.kinds:
+                raise UserError(f"noise '{kind}' is none of {', '.join(self.kinds)}.{did_you_mean(kind, self.kinds)}")
+        self.kinds = tuple(kinds) if kinds else self.kinds
 
     def make(self, kind: str, length: int, rng: np.random.Generator) -> Audio:
         """``length`` samples whose mean square is 1."""
@@ -121,6 +132,27 @@ class NoisePool:
         piece = self._pieces[name][int(rng.integers(_POOL_PIECES))]
         start = int(rng.integers(max(1, len(piece) - length)))
         return np.resize(piece[start:] if len(piece) - start >= length else piece, length)
+
+
+def disturbed(
+    audio: Audio,
+    pool: NoisePool,
+    snr_db: tuple[float, float],
+    gain_db: tuple[float, float],
+    rng: np.random.Generator,
+) -> Audio:
+    """A training clip (S,) in a drawn room, noise and channel, its peak within ``gain_db``; of zeros, noise alone."""
+    kind = pool.kinds[int(rng.integers(len(pool.kinds)))]
+    peak = float(10 ** (rng.uniform(*gain_db) / 20))
+    if not audio.any():
+        audio = pool.cut(kind, len(audio), rng).copy()
+        kind = "none"
+    noise = kind if rng.random() < _NOISY else "none"
+    scene = replace(
+        draw_scene(int(rng.integers(2**62))), speed=1.0, lead_s=0.0, tail_s=0.0, noise=noise,
+        snr_db=float(rng.uniform(*snr_db)), peak=peak,
+    )  # fmt: skip
+    return np.clip(mixed(scene, audio, pool), -1, 1)
 
 
 def hum(length: int, rng: np.random.Generator) -> Audio:

@@ -1,16 +1,17 @@
 """Hours of audio to test a detector on, made while they are read: nothing is stored, any chunk size gives the same.
 
 A `Scenery` is planned from a seed (which utterance begins at which sample, in which room, over which noise at which
-SNR) and rendered stretch by stretch, so the times of its keywords are exact. `Clip` and `Joined` are recordings read
-the same way: one keyword each, or negative speech one after the other.
+SNR) and rendered stretch by stretch, so the times of its events are exact: keywords placed evenly among other speech,
+or the words of running speech. `Clip` and `Joined` are recordings read the same way: one keyword each, or speech, one
+recording after the other.
 """
 
 import math
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -38,12 +39,20 @@ _FADE = 320  # samples in which noise comes and goes
 _KEPT = {"passage": 2, "utterance": 4}  # rendered pieces in memory: the next chunk needs them again
 
 
+Content = Literal["speech", "negatives", "babble", "noise", "silence"]
+"""What a stream holds: speech with events; speech without any; many talkers at once; noise; next to nothing."""
+
+Event = tuple[float, ...]
+"""Begin and end in seconds, and where words are told apart, the word's number."""
+
+
 class Stream(Protocol):
-    """Audio of ``samples`` samples with keywords at known times."""
+    """Audio of ``samples`` samples with events at known times."""
 
     samples: int
-    events: list[tuple[float, float]]
-    """Begin and end of each keyword, seconds; (0, inf) where it lies anywhere in the stream."""
+    content: Content
+    events: list[Event]
+    """Of a keyword (0, inf) where it lies anywhere in the stream."""
 
     def read(self, start: int, count: int) -> Audio: ...
 
@@ -89,10 +98,10 @@ class Placed:
 
 
 class Scenery:
-    """Keywords in running speech, noise and music: passages of talk and of noise alone, changing every minute or so.
+    """Speech in noise and music: passages of talk and of noise alone, changing every minute or so.
 
     Every keyword has exactly its passage's SNR; other speech lies up to 4 dB around its level. Each utterance is heard
-    in a room, through a microphone or line of its own.
+    in a room, through a microphone or line of its own. With ``talk`` 0 it is noise alone.
 
     Args:
         source: clips without noise of their own.
@@ -102,6 +111,12 @@ class Scenery:
         seconds: length, to the nearest 20 ms.
         seed: of everything.
         snr_db: lowest and highest SNR, drawn for each passage.
+        words: events within a clip, (begin, end, word): what running speech is annotated with.
+        content: what the stream is reported as.
+        talk: share of passages with speech.
+        gap_s: shortest and longest pause between two utterances.
+        kinds: of noise that are drawn from; None: all that ``noise`` makes.
+        quiet_dbfs: lowest and highest level of passages without speech.
 
     Raises:
         UserError: there is no room for so many keywords, or no speech to place them in.
@@ -116,24 +131,34 @@ class Scenery:
         seconds: float,
         seed: int,
         snr_db: tuple[float, float] = (0.0, 30.0),
+        words: Mapping[int, Sequence[Event]] | None = None,
+        content: Content = "speech",
+        talk: float = _TALK,
+        gap_s: tuple[float, float] = _GAP_S,
+        kinds: Sequence[str] | None = None,
+        quiet_dbfs: tuple[float, float] = _QUIET_DBFS,
     ) -> None:
         self.source, self.noise, self.snr_db = source, noise, snr_db
+        self.content, self.talk, self.gap_s, self.quiet_dbfs = content, talk, gap_s, quiet_dbfs
+        self.kinds = noise.kinds if kinds is None else tuple(kinds)
         self.samples = round(seconds * SAMPLE_RATE / HOP) * HOP
         if len(keywords) * KEYWORD_SECONDS > seconds:
             raise UserError(
                 f"{len(keywords)} keywords need {len(keywords) * KEYWORD_SECONDS / 3600:.2f} hours of stream at "
                 f"{KEYWORD_SECONDS:.0f} s each; there are {seconds / 3600:.2f}: ask for more hours or fewer keywords."
             )
-        if not len(speech):
+        if talk > 0 and not len(speech):
             raise UserError("a stream needs running speech around its keywords; there is none.")
         self.passages: list[Passage] = []
         self.placed: list[Placed] = []
         self._plan(list(keywords), speech, np.random.default_rng([seed, 40]))
-        self.events = [
-            (p.start / SAMPLE_RATE + p.keyword.begin_s, p.start / SAMPLE_RATE + p.keyword.end_s)
-            for p in self.placed
-            if p.keyword is not None
-        ]
+        self.events: list[Event] = []
+        for placed in self.placed:
+            at = placed.start / SAMPLE_RATE
+            if placed.keyword is not None:
+                self.events.append((at + placed.keyword.begin_s, at + placed.keyword.end_s))
+            for begin, end, *word in (words or {}).get(placed.clip, ()):
+                self.events.append((at + begin, at + end, *word))
         self._starts = [placed.start for placed in self.placed]
         self._longest = max((placed.end - placed.start for placed in self.placed), default=0)
         self._passage_starts = [passage.start for passage in self.passages]
@@ -156,7 +181,7 @@ class Scenery:
         at = 0
         while at < self.samples:
             latest = min(due[0], self.samples - needed) if due else self.samples  # of the next keyword
-            talk = at >= latest or rng.random() < _TALK
+            talk = at >= latest or rng.random() < self.talk
             length = rng.uniform(*(_TALK_S if talk else _QUIET_S)) * SAMPLE_RATE
             start, level_db = at, float(rng.uniform(*_SPEECH_DBFS))
             at += self._gap(rng)
@@ -178,8 +203,8 @@ class Scenery:
                 self.placed.append(Placed(at, end, clip, level_db + louder, keyword, int(rng.integers(2**62))))
                 at = end + self._gap(rng)
             at = min(self.samples, at if talk else max(at, min(start + int(length), latest)))
-            kind = self.noise.kinds[int(rng.integers(len(self.noise.kinds)))]
-            noise_db = level_db - float(rng.uniform(*self.snr_db)) if talk else float(rng.uniform(*_QUIET_DBFS))
+            kind = self.kinds[int(rng.integers(len(self.kinds)))]
+            noise_db = level_db - float(rng.uniform(*self.snr_db)) if talk else float(rng.uniform(*self.quiet_dbfs))
             self.passages.append(Passage(start, at, kind, level_db, noise_db, int(rng.integers(2**62))))
         if order:
             raise UserError(
@@ -189,11 +214,10 @@ class Scenery:
 
     def _span(self, clip: int) -> int:
         """Samples that an utterance takes at most, with the gap after it."""
-        return round((self.source.seconds(clip) + _RING_S + _GAP_S[1]) * SAMPLE_RATE)
+        return round((self.source.seconds(clip) + _RING_S + self.gap_s[1]) * SAMPLE_RATE)
 
-    @staticmethod
-    def _gap(rng: np.random.Generator) -> int:
-        return int(rng.uniform(*_GAP_S) * SAMPLE_RATE)
+    def _gap(self, rng: np.random.Generator) -> int:
+        return int(rng.uniform(*self.gap_s) * SAMPLE_RATE)
 
     def read(self, start: int, count: int) -> Audio:
         """Samples (count,) from ``start``, in [-1, 1), of 16 bits: as a converter gives them."""
@@ -251,7 +275,8 @@ class Clip:
         self.source, self.clip, self.pad = source, clip, round(pad_s * SAMPLE_RATE)
         length = round(source.seconds(clip) * SAMPLE_RATE) + 2 * self.pad
         self.samples = -(-length // HOP) * HOP
-        self.events = [(0.0, math.inf)] if positive else []
+        self.content: Content = "speech" if positive else "negatives"
+        self.events: list[Event] = [(0.0, math.inf)] if positive else []
 
     def read(self, start: int, count: int) -> Audio:
         audio = np.zeros(count, np.float32)
@@ -260,14 +285,35 @@ class Clip:
 
 
 class Joined:
-    """Recordings one after the other with half a second of silence between, as one stream without keywords."""
+    """Recordings one after the other with half a second of silence between, as one stream.
 
-    def __init__(self, source: ClipSource, clips: Sequence[int], gap_s: float = PAD_S) -> None:
-        self.source, self.clips, self.events = source, list(clips), []  # type: ignore[var-annotated]
+    Args:
+        source: of the recordings.
+        clips: in their order.
+        gap_s: silence after each.
+        words: events within a clip; None: the stream has none.
+        step: samples whose whole multiple the stream's length is.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        clips: Sequence[int],
+        gap_s: float = PAD_S,
+        words: Mapping[int, Sequence[Event]] | None = None,
+        step: int = HOP,
+    ) -> None:
+        self.source, self.clips = source, list(clips)
+        self.content: Content = "negatives" if words is None else "speech"
         gap = round(gap_s * SAMPLE_RATE)
         lengths = [round(source.seconds(clip) * SAMPLE_RATE) + gap for clip in self.clips]
         self._starts = np.cumsum([0, *lengths]).tolist()
-        self.samples = -(-self._starts[-1] // HOP) * HOP
+        self.samples = -(-self._starts[-1] // step) * step
+        self.events: list[Event] = [
+            (start / SAMPLE_RATE + begin, start / SAMPLE_RATE + end, *word)
+            for start, clip in zip(self._starts[:-1], self.clips, strict=True)
+            for begin, end, *word in (words or {}).get(clip, ())
+        ]
 
     def read(self, start: int, count: int) -> Audio:
         audio = np.zeros(count, np.float32)
@@ -282,11 +328,11 @@ class StreamChunks(IterableDataset):
     """Streams in consecutive chunks, one after the other; every process of a distributed run has whole streams.
 
     Items: ``audio`` (1, samples), ``stream`` its number, ``first``, ``last``, ``start_s`` of the chunk's first sample,
-    ``events`` of the whole stream.
+    ``events`` and ``content`` of the whole stream.
     Use it with ``batch_size=None`` and at most one worker.
     """
 
-    def __init__(self, streams: dict[int, Stream], chunk: int) -> None:
+    def __init__(self, streams: Mapping[int, Stream], chunk: int) -> None:
         if chunk % HOP:
             raise ValueError(f"a chunk of {chunk} samples is not a multiple of {HOP}")
         self.streams, self.chunk = streams, chunk
@@ -312,6 +358,7 @@ class StreamChunks(IterableDataset):
                     "last": start + count == stream.samples,
                     "start_s": start / SAMPLE_RATE,
                     "events": stream.events,
+                    "content": stream.content,
                 }
 
 

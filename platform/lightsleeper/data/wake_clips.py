@@ -5,7 +5,7 @@ All randomness is a pure function of (seed, epoch, index).
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE, trim_silence
-from lightsleeper.data.augment import Audio, draw_scene, mixed
+from lightsleeper.data.augment import Audio
 from lightsleeper.data.batch import SharedEpoch
 from lightsleeper.data.corpus import Corpus
-from lightsleeper.data.noise import NoisePool
+from lightsleeper.data.noise import NoisePool, disturbed
 from lightsleeper.data.rows import ClipSource
 
 FRAME = 160  # samples of a frame of the phone track: 10 ms
@@ -25,7 +25,6 @@ _MARGIN_S = 0.05  # of a recording around its keyword
 _GAP_S = (0.03, 0.4)  # to the neighbour
 _JITTER_DB = 4.0
 _NEIGHBOUR = 0.5  # share of clips that go on before their phrase, and of those that go on after it
-_NOISY = 0.85
 _RMS = 0.05
 
 Sound = tuple[float, float, int]
@@ -139,7 +138,7 @@ class WakeClips(Dataset):
         if kind == "keywords" and piece is not None:
             times = (begin, begin + piece.end_s - piece.begin_s)
         return {
-            "audio": torch.from_numpy(self._disturb(audio, rng)),
+            "audio": torch.from_numpy(disturbed(audio, self.noise, self.mixture.snr_db, self.mixture.gain_db, rng)),
             "keyword": int(kind == "keywords"),
             "begin_s": torch.tensor(times[0], dtype=torch.float32),
             "end_s": torch.tensor(times[1], dtype=torch.float32),
@@ -194,20 +193,6 @@ class WakeClips(Dataset):
     def _neighbour(self, rng: np.random.Generator) -> tuple[Piece, Audio]:
         piece = self._piece("speech", 0, rng)
         return piece, _cut(piece) * np.float32(10 ** (rng.uniform(-_JITTER_DB, _JITTER_DB) / 20))
-
-    def _disturb(self, audio: Audio, rng: np.random.Generator) -> Audio:
-        mixture, kinds = self.mixture, self.noise.kinds
-        kind = kinds[int(rng.integers(len(kinds)))]
-        peak = float(10 ** (rng.uniform(*mixture.gain_db) / 20))
-        if not audio.any():
-            audio = self.noise.cut(kind, len(audio), rng).copy()
-            kind = "none"
-        noise = kind if rng.random() < _NOISY else "none"
-        scene = replace(
-            draw_scene(int(rng.integers(2**62))), speed=1.0, lead_s=0.0, tail_s=0.0, noise=noise,
-            snr_db=float(rng.uniform(*mixture.snr_db)), peak=peak,
-        )  # fmt: skip
-        return np.clip(mixed(scene, audio, self.noise), -1, 1)
 
 
 def _turn(shares: NDArray[np.float64], turn: int) -> tuple[int, int]:
