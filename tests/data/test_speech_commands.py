@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from data.recordings import write_tone
-from lightsleeper.data.speech_commands import SILENCE, TEN, UNKNOWN, SpeechCommands, part_by_hash, shifted
+from lightsleeper.data.speech_commands import SILENCE, TEN, UNKNOWN, SpeechCommands, part_by_hash, shifted, split_files
 from lightsleeper.errors import UserError
 
 OTHERS = ("bed", "cat")
@@ -164,10 +164,9 @@ def test_a_data_set_of_the_hub_is_unpacked_into_the_same_layout(tree: Path, tmp_
     names = [*TEN, *OTHERS, SILENCE]
     sound = {"bytes": Value("binary"), "path": Value("string")}
     features = Features({"audio": sound, "label": ClassLabel(names=names)})
-    folder = opened(tree)
     rows: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
     hub_names = {"train": "train", "val": "validation", "test": "test"}
-    listed, _ = folder._parts(tree, {word: sorted((tree / word).glob("*.wav")) for word in (*TEN, *OTHERS)})
+    listed, _ = split_files(tree, {word: sorted((tree / word).glob("*.wav")) for word in (*TEN, *OTHERS)})
     for part, words in listed.items():
         for word, files in words.items():
             rows[hub_names[part]] += [{"audio": str(file), "label": word} for file in files]

@@ -1,6 +1,6 @@
 """Hugging Face datasets by hub name or local path, and tokenizers: opened, or refused in one line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,16 @@ PART_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"),
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
-def open_dataset(source: str, subset: str | None = None, revision: str | None = None) -> "dict[str, Dataset]":
+def open_dataset(
+    source: str,
+    subset: str | None = None,
+    revision: str | None = None,
+    names: Mapping[str, Sequence[str]] = PART_NAMES,
+) -> "dict[str, Dataset]":
     """The splits of a dataset by part (train, val, test; others are left out); one split alone is ``train``.
 
     ``source``: hub name, folder (of tables, of images by class, or written by ``save_to_disk``) or a table.
+    ``names``: other parts, and what a split may be called that is one.
     Raises UserError where there is no such dataset, and for one that needs code of its own.
     """
     import datasets
@@ -37,10 +43,10 @@ def open_dataset(source: str, subset: str | None = None, revision: str | None = 
         else:
             found = _load(source, name=subset, revision=revision)
     splits = dict(found) if isinstance(found, Mapping) else {"train": found}
-    if len(splits) == 1:
+    if len(splits) == 1 and names is PART_NAMES:
         return {"train": next(iter(splits.values()))}
-    parts = {part: splits[name] for part, names in PART_NAMES.items() for name in names if name in splits}
-    if "train" not in parts:
+    parts = {part: splits[name] for part, called in names.items() for name in called if name in splits}
+    if "train" not in parts and names is PART_NAMES:
         raise UserError(f"{source} has no split 'train'; it has {', '.join(splits)}.")
     return parts
 

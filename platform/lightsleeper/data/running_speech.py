@@ -103,10 +103,9 @@ class RunningSpeech(L.LightningDataModule):
 
     def lay(self, part: str) -> list[Stream]:
         """The streams of a part other than ``train``."""
-        assert part in ("val", "test")
         kept = self.keep_streams == "all" or self.keep_streams == part
-        origin = [self.origin(), self._noise_hash(part)] if kept else None
-        return lay_streams(self.spoken[part], self.noise_source(part), self.plan, part, self.data_seed, origin)  # type: ignore[arg-type]
+        origin = self._identity(part) if kept else None
+        return lay_streams(self.spoken[part], self.noise_source(part), self.plan, part, self.data_seed, origin)
 
     # Lightning's hooks.
 
@@ -142,7 +141,7 @@ class RunningSpeech(L.LightningDataModule):
         epoch = SharedEpoch()
         pool = NoisePool(self.noise_source("train"), self.seed)
         fresh = UtteranceClips(self.spoken["train"], pool, self.mix, self.clips_per_epoch, self.seed, epoch)
-        rows: Dataset = KeptUtterances(fresh, self.keep_clips, self._hash()) if self.keep_clips else fresh
+        rows: Dataset = KeptUtterances(fresh, self.keep_clips, self._identity("train")) if self.keep_clips else fresh
         sampler = BucketBatchSampler(fresh.seconds(), self.batch_size, self.seed, epoch=epoch)
         return DataLoader(
             rows, batch_sampler=sampler, collate_fn=collate_words, num_workers=self.workers,
@@ -208,9 +207,13 @@ class RunningSpeech(L.LightningDataModule):
         files = self.noise_files[part]
         return [self.noise_kinds, cached_clips(files, trim=False, on_bad_file="refuse").hash if files else None]
 
+    def _identity(self, part: str) -> Any:
+        """What rendered audio of a part depends on, beside its plan."""
+        return [self.origin(), self.words, self._noise_hash(part)]
+
     def _hash(self) -> str:
-        noise = [self._noise_hash(part) for part in PARTS]
-        return content_hash([self.origin(), self.words, asdict(self.mix), asdict(self.plan), noise, self.data_seed])
+        identity = [self._identity(part) for part in PARTS]
+        return content_hash([identity, asdict(self.mix), asdict(self.plan), self.data_seed])
 
 
 def _stream_counts(streams: Mapping[int, Stream]) -> dict[str, Any]:

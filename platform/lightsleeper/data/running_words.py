@@ -4,6 +4,7 @@ Voices and sentences of the test are in no other part. The vocabulary is read of
 """
 
 import hashlib
+import math
 from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +28,8 @@ from lightsleeper.errors import UserError
 
 CATALOG = ("RunningWords",)
 
-_PER_MINUTE = 18  # utterances in a stream, about as many as are said: none is heard twice
+_WORD_S, _RING_S = 0.4, 0.2  # a spoken word, the room after an utterance: for how many utterances fill a stream
+_SPARE = 1.2  # more of them, so that none is heard twice
 
 
 class RunningWords(RunningSpeech):
@@ -133,7 +135,8 @@ class RunningWords(RunningSpeech):
         self.text = None if text is None else Path(text).expanduser()
         self.held_out_voices, self.validation_voices = held_out_voices, validation_voices
         self.build_workers = build_workers
-        val, test = (max(1, round(minutes * _PER_MINUTE)) for minutes in plan.speech_minutes)
+        each = sum(sentence_words) / 2 * _WORD_S + _RING_S + sum(gap_s) / 2
+        val, test = (math.ceil(_SPARE * 60 * minutes / each) for minutes in plan.speech_minutes)
         counts = (train_sentences, val, test)
         self._asked = vocabulary, counts, sentence_words, keyword_share, min_phones, corpus_seed
         self.protocol = f"{vocabulary} words in running speech"

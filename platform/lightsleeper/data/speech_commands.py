@@ -156,7 +156,7 @@ class SpeechCommands(DataModule):
         numbers = {name: index for index, name in enumerate(dict.fromkeys(names))}
         self.speakers = [numbers[name] for name in names]
         number = {file: clip for clip, file in enumerate(files) if clip not in self.clips.bad}
-        by_list, self.split_by = self._parts(folder, found)
+        by_list, self.split_by = split_files(folder, found)
         self.parts = {part: self._items(part, by_list[part], number) for part in PARTS}
         if archive:
             self.parts["test"] = [
@@ -196,21 +196,6 @@ class SpeechCommands(DataModule):
         if missing := [word for word, files in found.items() if not files]:
             raise UserError(f"test_set: {self.test_set} has no recordings of {', '.join(missing)}.")
         return found
-
-    def _parts(self, folder: Path, found: Mapping[str, Sequence[Path]]) -> tuple[dict[str, dict[str, list[Path]]], str]:
-        """Files by part and word, and whether the official lists or the hash rule says so."""
-        listed = {part: folder / name for part, name in LISTS.items()}
-        by_list = all(file.is_file() for file in listed.values())
-        part_of: dict[str, str] = {}
-        if by_list:
-            for part, file in listed.items():
-                part_of |= dict.fromkeys(file.read_text(encoding="utf-8").split(), part)
-        parts: dict[str, dict[str, list[Path]]] = {part: {word: [] for word in found} for part in PARTS}
-        for word, files in found.items():
-            for file in files:
-                name = f"{word}/{file.name}"
-                parts[part_of.get(name, "train") if by_list else part_by_hash(name)][word].append(file)
-        return parts, "lists" if by_list else "hash"
 
     def _items(self, part: str, files: Mapping[str, Sequence[Path]], number: Mapping[Path, int]) -> list[Item]:
         clips = {word: [number[file] for file in some if file in number] for word, some in files.items()}
@@ -309,6 +294,22 @@ def word_files(folder: Path) -> dict[str, list[Path]]:
     if len(words) < 2:
         raise UserError(f"{folder} is not Speech Commands: expected one folder of WAV files for each word.")
     return words
+
+
+def split_files(folder: Path, found: Mapping[str, Sequence[Path]]) -> tuple[dict[str, dict[str, list[Path]]], str]:
+    """Files by part and word, and whether the official lists or the hash rule says so."""
+    listed = {part: folder / name for part, name in LISTS.items()}
+    by_list = all(file.is_file() for file in listed.values())
+    part_of: dict[str, str] = {}
+    if by_list:
+        for part, file in listed.items():
+            part_of |= dict.fromkeys(file.read_text(encoding="utf-8").split(), part)
+    parts: dict[str, dict[str, list[Path]]] = {part: {word: [] for word in found} for part in PARTS}
+    for word, files in found.items():
+        for file in files:
+            name = f"{word}/{file.name}"
+            parts[part_of.get(name, "train") if by_list else part_by_hash(name)][word].append(file)
+    return parts, "lists" if by_list else "hash"
 
 
 def unpack(source: str, subset: str | None, revision: str | None) -> Path:

@@ -51,6 +51,8 @@ class UtteranceMix:
     """Fewest and most utterances in a clip."""
     gap_s: tuple[float, float] = (0.1, 0.6)
     """Between them."""
+    disturbed: bool = True
+    """False: speech as it was recorded, without room, noise and channel."""
 
 
 class UtteranceClips(Dataset):
@@ -85,7 +87,8 @@ class UtteranceClips(Dataset):
     def seconds(self) -> np.ndarray:
         """About how long each item is (items,): what batches of similar lengths are made by."""
         each = np.array([self.spoken.source.seconds(clip) for clip in self.clips])
-        said = np.resize(each, self.utterances) * sum(self.mix.joined) / 2
+        mean = each[: len(self.spoken.clips)].mean() + sum(self.mix.gap_s) / 2
+        said = np.array([each[i % len(each)] + mean * self._following(i) for i in range(self.utterances)])
         return np.concatenate([said, np.full(self.quiet, sum(_NOISE_S) / 2)])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -94,14 +97,16 @@ class UtteranceClips(Dataset):
         events: list[Event] = []
         clip = -1
         if index < self.utterances:
-            clip = self.clips[(index + epoch * self.utterances) % len(self.clips)]
-            audio, events = self._said(clip, rng)
+            number = (index + epoch * self.utterances) % len(self.clips)
+            clip = self.clips[number]
+            following = rng.integers(len(self.spoken.clips), size=self._following(index))
+            audio, events = self._said([clip, *(self.spoken.clips[int(i)] for i in following)], rng)
         else:
             audio = np.zeros(round(rng.uniform(*_NOISE_S) * SAMPLE_RATE), np.float32)
         if index >= self.utterances and rng.random() < 1 / (len(self.noise.kinds) + 1):  # silence is one more kind
             audio = rng.standard_normal(len(audio), dtype=np.float32)
             audio *= np.float32(10 ** (rng.uniform(*SILENCE_DBFS) / 20))
-        else:
+        elif index >= self.utterances or self.mix.disturbed:
             audio = disturbed(audio, self.noise, self.mix.snr_db, self.mix.gain_db, rng)
         return {
             "audio": torch.from_numpy(audio),
@@ -111,17 +116,24 @@ class UtteranceClips(Dataset):
             "clip": clip,
         }
 
-    def _said(self, clip: int, rng: np.random.Generator) -> tuple[Audio, list[Event]]:
-        """The utterance and what follows it, from silence to silence."""
-        clips = self.clips
-        more = int(rng.integers(self.mix.joined[0], self.mix.joined[1] + 1)) - 1
+    def _following(self, index: int) -> int:
+        """Utterances after the first one of an item, the same in every epoch: batches are made by length."""
+        if index % len(self.clips) >= len(self.spoken.clips):
+            return 0
+        fewest, most = self.mix.joined
+        return fewest - 1 + index % (most - fewest + 1)
+
+    def _said(self, clips: Sequence[int], rng: np.random.Generator) -> tuple[Audio, list[Event]]:
+        """Utterances one after the other, from silence to silence."""
         at = round(rng.uniform(*_LEAD_S) * SAMPLE_RATE)
         pieces: list[tuple[int, Audio]] = []
         events: list[Event] = []
-        for number in (clip, *(clips[int(i)] for i in rng.integers(len(clips), size=more))):
+        for number in clips:
             sound = self.spoken.source.audio(number)
             level = float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
-            sound = sound * np.float32(_RMS / max(level, 1e-5) * 10 ** (rng.uniform(-_JITTER_DB, _JITTER_DB) / 20))
+            louder = float(rng.uniform(-_JITTER_DB, _JITTER_DB))
+            if self.mix.disturbed:
+                sound = sound * np.float32(_RMS / max(level, 1e-5) * 10 ** (louder / 20))
             pieces.append((at, sound))
             start = at / SAMPLE_RATE
             events += [(start + begin, start + end, word) for begin, end, word in self.spoken.words.get(number, ())]

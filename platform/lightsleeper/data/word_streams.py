@@ -37,13 +37,23 @@ class StreamPlan:
 
 
 def lay_streams(
-    spoken: Spoken, noise: NoiseSource, plan: StreamPlan, part: Literal["val", "test"], seed: int, origin: object = None
+    spoken: Spoken,
+    noise: NoiseSource,
+    plan: StreamPlan,
+    part: str,
+    seed: int,
+    origin: object = None,
+    contents: Sequence[Content] = ("speech", *QUIET),
 ) -> list[Stream]:
-    """The streams of a part. ``origin``: JSON-able identity of clips and noise; then rendered audio is kept."""
+    """The streams of a part, and those of what its speakers say beside the vocabulary, as it was recorded.
+
+    ``origin``: JSON-able identity of clips and noise; then rendered audio is kept.
+    """
     at = ("val", "test").index(part)
     seconds = max(1, round(STREAM_SECONDS * SAMPLE_RATE / plan.chunk)) * plan.chunk / SAMPLE_RATE
     found: list[Scenery] = []
-    for kind, content in enumerate(("speech", *QUIET)):
+    for content in contents:
+        kind = ("speech", *QUIET).index(content)
         minutes = (plan.quiet_minutes if kind else plan.speech_minutes)[at]
         count = max(1, round(minutes * 60 / seconds)) if minutes > 0 else 0
         for number in range(count):
@@ -58,7 +68,9 @@ def lay_streams(
             )  # fmt: skip
     streams: list[Stream] = list(found) if origin is None else [KeptStream(scenery, origin) for scenery in found]
     if spoken.others:
-        streams.append(Joined(spoken.source, spoken.others, step=STEP))
+        total = sum(spoken.source.seconds(clip) for clip in spoken.others)
+        count = max(1, min(len(spoken.others), round(total / STREAM_SECONDS)))
+        streams += [Joined(spoken.source, spoken.others[i::count], step=STEP) for i in range(count)]
     return streams
 
 
