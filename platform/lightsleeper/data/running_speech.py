@@ -11,13 +11,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
 from lightsleeper.data.clip_cache import cached_clips
 from lightsleeper.data.kept import KeptUtterances
+from lightsleeper.data.module import DataModule
 from lightsleeper.data.noise import DrawnSpeech, NoisePool, NoiseSource, audio_files, divided
 from lightsleeper.data.ranges import at_least
 from lightsleeper.data.seeds import run_seed
@@ -29,7 +29,7 @@ from lightsleeper.errors import UserError
 from lightsleeper.files import content_hash
 
 
-class RunningSpeech(L.LightningDataModule):
+class RunningSpeech(DataModule):
     """Base of the data modules for word spotters.
 
     Training batches: ``audio`` (B, S), 16 kHz in [-1, 1], 0-padded; ``samples`` (B,); ``word`` (B, E) numbers in
@@ -41,8 +41,6 @@ class RunningSpeech(L.LightningDataModule):
         UserError: an argument is out of range.
     """
 
-    sample_rate = SAMPLE_RATE
-    test_names: tuple[str, ...] = ("",)
     protocol: str
 
     def __init__(
@@ -80,7 +78,6 @@ class RunningSpeech(L.LightningDataModule):
         self.noise_kinds = noise_kinds
         self.clips_per_epoch, self.keep_streams, self.keep_clips = clips_per_epoch, keep_streams, keep_clips
         self.batch_size, self.workers, self.data_seed, self._seed = batch_size, workers, data_seed, seed
-        self._ready = False
 
     # What a data module gives.
 
@@ -114,13 +111,8 @@ class RunningSpeech(L.LightningDataModule):
         if self.noise_folder is not None:
             audio_files(self.noise_folder)
 
-    def prepare_data(self) -> None:
-        """Build the corpus, or decode the recordings, where the cache does not hold them."""
-        self.setup()
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._ready:
-            return
+    def load(self) -> None:
+        """Build the corpus, or decode the recordings, where the cache does not hold them; lay the streams."""
         self.seed = run_seed(self._seed)
         self.noise_files = divided([] if self.noise_folder is None else audio_files(self.noise_folder), PARTS)
         self.spoken = self.collect()
@@ -130,7 +122,6 @@ class RunningSpeech(L.LightningDataModule):
             streams = self.lay(part)
             self._streams[part] = dict(enumerate(streams, start=first))
             first += len(streams)
-        self._ready = True
 
     def noise_source(self, part: str) -> NoiseSource:
         """The noise of a part; its babble is of the part's own speech."""

@@ -328,7 +328,7 @@ class StreamChunks(IterableDataset):
     """Streams in consecutive chunks, one after the other; every process of a distributed run has whole streams.
 
     Items: ``audio`` (1, samples), ``stream`` its number, ``first``, ``last``, ``start_s`` of the chunk's first sample,
-    ``events`` and ``content`` of the whole stream.
+    ``seconds``, ``events`` and ``content`` of the whole stream.
     Use it with ``batch_size=None`` and at most one worker.
     """
 
@@ -357,6 +357,7 @@ class StreamChunks(IterableDataset):
                     "first": start == 0,
                     "last": start + count == stream.samples,
                     "start_s": start / SAMPLE_RATE,
+                    "seconds": stream.samples / SAMPLE_RATE,
                     "events": stream.events,
                     "content": stream.content,
                 }
