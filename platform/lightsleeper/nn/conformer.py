@@ -66,7 +66,7 @@ class FeedForward(nn.Sequential):
 
 
 class RelativeAttention(nn.Module):
-    """Pre-norm multi-head self-attention over [t - past, t + future] with its residual; None means unlimited."""
+    """Pre-norm multi-head self-attention over [t - past, t + future], without its residual; None means unlimited."""
 
     def __init__(self, dim: int, heads: int, past: int | None, future: int | None, dropout: float) -> None:
         super().__init__()
@@ -103,8 +103,7 @@ class RelativeAttention(nn.Module):
             bias = bias.masked_fill(~allowed, NEGATIVE)
         # By hand: with a mask that needs a gradient, the fused kernel does the same steps and three more.
         y = ((q + self.content_bias) @ k.mT * scale + bias).softmax(-1).to(v.dtype) @ v
-        y = self.out(y.transpose(1, 2).flatten(2))
-        return x[:, offset : offset + queries] + self.dropout(y)
+        return self.dropout(self.out(y.transpose(1, 2).flatten(2)))
 
     def _allowed(self, offset: int, queries: int, keys: int, device: torch.device) -> Tensor | None:
         if self.past is None and self.future is None:
@@ -138,7 +137,7 @@ def _by_key(scores: Tensor, keys: int) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Pre-norm gated depthwise convolution with its residual; ``causal`` looks at the past only."""
+    """Pre-norm gated depthwise convolution, without its residual; ``causal`` looks at the past only."""
 
     def __init__(self, dim: int, kernel: int, causal: bool, dropout: float) -> None:
         super().__init__()
@@ -161,8 +160,7 @@ class Convolution(nn.Module):
         left = self.past - offset  # negative crops
         right = self.future - (x.shape[1] - offset - queries)
         y = convolve(y, self.depthwise, left, right)
-        y = self.out(F.silu(self.inner_norm(y)))
-        return x[:, offset : offset + queries] + self.dropout(y)
+        return self.dropout(self.out(F.silu(self.inner_norm(y))))
 
 
 class Block(nn.Module):
@@ -187,8 +185,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         frames = x.shape[1]
         x = x + 0.5 * self.first(x)
-        x = self.attention(x, 0, frames, valid)
-        x = self.convolution(x, 0, frames, valid)
+        x = x + self.attention(x, 0, frames, valid)
+        x = x + self.convolution(x, 0, frames, valid)
         return self.norm(x + 0.5 * self.second(x))
 
 

@@ -77,7 +77,9 @@ class LogMel(nn.Module):
         return self.spectrum.macs + self.rows.numel()
 
     def power(self, audio: Tensor, whole_hops: bool = False) -> Tensor:
-        """Log-mel power (B, T, mel) of audio (B, S), not normalised, always float32. Needs one whole window.
+        """Log-mel power (B, T, mel) of audio (B, S), not normalised. Needs one whole window.
+
+        float32 in mixed precision too; float64 where the module was made so.
 
         ``whole_hops``: S is known to be a multiple of the hop, which spares an exported graph a cut.
         """
@@ -85,13 +87,16 @@ class LogMel(nn.Module):
             if torch.compiler.is_exporting():
                 block = self.spectrum.block
                 cut = audio if whole_hops else audio[:, : audio.shape[1] // block * block]
-                return F.conv1d(self.spectrum(cut.float()), self.rows).clamp_min(LOG_FLOOR).log().transpose(1, 2)
+                return F.conv1d(self.spectrum(self._precise(cut)), self.rows).clamp_min(LOG_FLOOR).log().transpose(1, 2)
             spectrum = torch.stft(
-                audio.float(), self.window, hop_length=self.hop, window=self.taper, center=False, return_complex=True
+                self._precise(audio), self.window, hop_length=self.hop, window=self.taper, center=False, return_complex=True
             )
             real, imaginary = torch.view_as_real(spectrum.transpose(1, 2).contiguous()).unbind(-1)  # (B, T, bins)
             # Products, not powers: a strided `pow` took as long as the transform itself (measured).
             return ((real * real + imaginary * imaginary) @ self.bank).clamp_min(LOG_FLOOR).log()
+
+    def _precise(self, audio: Tensor) -> Tensor:
+        return audio.double() if self.bank.dtype == torch.float64 else audio.float()
 
     def center(self, features: Tensor, lengths: Tensor | None) -> Tensor:
         """Fill the floor and remove the channel as ``normalize`` says, bring the scale near one, zero the padding.

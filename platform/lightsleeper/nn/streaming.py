@@ -12,7 +12,7 @@ from lightsleeper.nn.frontend import ROOM_FLOOR, LogMel
 
 
 class _Window:
-    """One windowed layer over an endless sequence."""
+    """One windowed layer with its residual over an endless sequence."""
 
     def __init__(self, layer: RelativeAttention | Convolution) -> None:
         self.layer = layer
@@ -28,7 +28,8 @@ class _Window:
         queries = ready - self.done
         if queries <= 0:
             return x[:, :0]
-        y = self.layer(self.kept, self.done - self.first, queries, None)
+        offset = self.done - self.first
+        y = self.kept[:, offset : offset + queries] + self.layer(self.kept, offset, queries, None)
         self.done = ready
         drop = max(0, self.done - self.past - self.first)
         self.kept, self.first = self.kept[:, drop:], self.first + drop
