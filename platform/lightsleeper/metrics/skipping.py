@@ -1,5 +1,6 @@
-"""How much of a network was skipped, by what the stream held: shares of multiply-accumulates, and their distribution."""
+"""How much of a network was skipped, by what streams held: shares of multiply-accumulates, and their distribution."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.metrics.resampling import draws, interval
+from lightsleeper.metrics.words import CONTENTS
 
 RESAMPLES = 1000
 PERCENTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -25,12 +27,11 @@ class SkippedMACs(Metric):
     higher_is_better = True
     is_differentiable = False
     full_state_update = False
-    rows: list[Tensor]  # (n, 3): stream, hop, MACs
+    rows: list[Tensor]  # (n, 4): stream, hop, MACs, content
 
     def __init__(self, module_macs: tuple[int, ...], fixed_macs: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.module_macs, self.fixed_macs = module_macs, fixed_macs
-        self.contents: dict[int, str] = {}
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     @property
@@ -40,10 +41,15 @@ class SkippedMACs(Metric):
 
     def update(self, stream: int, content: str, first_hop: int, gates: Tensor) -> None:
         """Decisions (n, modules), 0 or 1, of the hops of a stream from number ``first_hop`` on."""
-        self.contents[stream] = content
         macs = gates.double() @ torch.tensor(self.module_macs, dtype=torch.double, device=gates.device)
         hops = torch.arange(first_hop, first_hop + len(macs), dtype=torch.double, device=macs.device)
-        self.rows.append(torch.stack([torch.full_like(hops, stream), hops, macs + self.fixed_macs], 1))
+        number, kind = torch.full_like(hops, stream), torch.full_like(hops, CONTENTS.index(content))
+        self.rows.append(torch.stack([number, hops, macs + self.fixed_macs, kind], 1))
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        if not self._is_synced and not self.rows:  # a process without a row must send the width that the others send
+            self.rows.append(torch.zeros(0, 4, dtype=torch.double, device=self.device))
+        super().sync(*args, **kwargs)
 
     def compute(self) -> Tensor:
         """Share skipped over all streams; nan where none was heard."""
@@ -64,22 +70,16 @@ class SkippedMACs(Metric):
         """Content -> mean and percentiles of the multiply-accumulates of a hop."""
         return {content: _summary(part[:, 2]) for content, part in self._by_content(self._rows()).items()}
 
-    def reset(self) -> None:
-        super().reset()
-        self.contents = {}
-
     def _rows(self) -> Tensor:
         """Of each hop one: two processes may have heard the same stream."""
-        with self.sync_context(should_sync=not self._is_synced):
-            rows = dim_zero_cat(self.rows) if len(self.rows) else torch.zeros(0, 3, dtype=torch.double)
+        with nullcontext() if self._is_synced else self.sync_context(dist_sync_fn=self.dist_sync_fn):
+            rows = dim_zero_cat(self.rows) if len(self.rows) else torch.zeros(0, 4, dtype=torch.double)
         return rows.unique(dim=0).cpu()
 
-    def _by_content(self, rows: Tensor) -> dict[str, Tensor]:
-        found = {}
-        for content in dict.fromkeys(self.contents.values()):
-            streams = torch.tensor([stream for stream, held in self.contents.items() if held == content])
-            found[content] = rows[torch.isin(rows[:, 0], streams.double())]
-        return found
+    @staticmethod
+    def _by_content(rows: Tensor) -> dict[str, Tensor]:
+        parts = {name: rows[rows[:, 3] == kind] for kind, name in enumerate(CONTENTS)}
+        return {name: part for name, part in parts.items() if len(part)}
 
     def _share(self, rows: Tensor, intervals: bool) -> Measurement:
         _, numbers, counts = rows[:, 0].unique(return_inverse=True, return_counts=True)
@@ -87,7 +87,9 @@ class SkippedMACs(Metric):
         value = float(1 - sums.sum() / (counts.sum() * self.whole))
         if not intervals or len(counts) < 2:
             return Measurement(value, n=len(counts))
-        values = [1 - (drawn @ sums) / (drawn @ counts.double() * self.whole) for drawn in draws(len(counts), RESAMPLES)]
+        values = [
+            1 - (drawn @ sums) / (drawn @ counts.double() * self.whole) for drawn in draws(len(counts), RESAMPLES)
+        ]
         low, high = interval(torch.cat(values))
         return Measurement(value, low, high, len(counts), f"bootstrap over streams, {RESAMPLES}")
 

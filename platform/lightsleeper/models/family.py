@@ -44,6 +44,8 @@ class ExportGraph:
     """What one call processes: hop, clip, prompt, text, image or token."""
     chunks_ms: tuple[float, ...] = ()
     """Lengths of audio to time with ``bench``, the headline's first; empty: those of a clip."""
+    macs: int | None = None
+    """Multiply-accumulates of a call at most, where the content decides how many there are; None: they are counted."""
 
 
 class Family(L.LightningModule):
@@ -121,6 +123,11 @@ class Family(L.LightningModule):
             self.details[part] = details
         self.forget()
 
+    @property
+    def settled(self) -> bool:
+        """Whether the epoch that was just trained may ship; one that may not competes for nothing."""
+        return True
+
     # The deliverable.
 
     def architecture(self) -> dict[str, Any]:
@@ -181,9 +188,9 @@ class SavedModel:
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot read the weights '{path}': {error}") from error
 
-    def misfit(self, error: RuntimeError) -> UserError:
-        """What to tell a user whose sizes differ from these weights."""
-        return UserError(f"init_from: sizes differ from '{self.folder}': {str(error).splitlines()[-1].strip()}")
+    def misfit(self, error: RuntimeError, key: str = "init_from") -> UserError:
+        """What to tell a user whose sizes differ from these weights, which argument ``key`` named."""
+        return UserError(f"{key}: sizes differ from '{self.folder}': {str(error).splitlines()[-1].strip()}")
 
 
 def read_model(source: str | Path, family: str, key: str) -> SavedModel:

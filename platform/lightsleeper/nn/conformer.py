@@ -92,7 +92,8 @@ class RelativeAttention(nn.Module):
         qkv = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, dim // self.heads))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, K, d/h)
         q = q[:, :, offset : offset + queries]
-        codes = self.position(_sinusoids(offset + queries - 1, keys + queries - 1, dim, x))  # (Q + K - 1, d)
+        codes = _sinusoids(offset + queries - 1, keys + queries - 1, dim, x).to(self.position.weight.dtype)
+        codes = self.position(codes)  # (Q + K - 1, d)
         codes = codes.unflatten(-1, (self.heads, dim // self.heads)).permute(1, 2, 0)  # (h, d/h, Q + K - 1)
         scale = (dim // self.heads) ** -0.5
         bias = _by_key((q + self.position_bias) @ codes, keys) * scale  # (B, h, Q, K)

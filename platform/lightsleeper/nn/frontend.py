@@ -89,7 +89,12 @@ class LogMel(nn.Module):
                 cut = audio if whole_hops else audio[:, : audio.shape[1] // block * block]
                 return F.conv1d(self.spectrum(self._precise(cut)), self.rows).clamp_min(LOG_FLOOR).log().transpose(1, 2)
             spectrum = torch.stft(
-                self._precise(audio), self.window, hop_length=self.hop, window=self.taper, center=False, return_complex=True
+                self._precise(audio),
+                self.window,
+                hop_length=self.hop,
+                window=self.taper,
+                center=False,
+                return_complex=True,
             )
             real, imaginary = torch.view_as_real(spectrum.transpose(1, 2).contiguous()).unbind(-1)  # (B, T, bins)
             # Products, not powers: a strided `pow` took as long as the transform itself (measured).

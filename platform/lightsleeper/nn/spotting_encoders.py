@@ -31,12 +31,16 @@ class SpottingEncoder(nn.Module):
     pool: int
     steps: int
     """Encoder steps of a window (N)."""
+    looks_ahead: bool
+    """Whether an output step sees what follows it within its hop, or only waits for it."""
     modules_named: tuple[str, ...] = ()
     """Modules that may be skipped."""
     module_macs: tuple[int, ...] = ()
     """Multiply-accumulates of each in one window."""
     fixed_macs: int
-    """Of the encoder in one hop, those that no gate decides; the log-mel front end is not counted."""
+    """Of the encoder in one hop, those that no gate decides; the log-mel front end is none of it."""
+    mel_macs: int
+    """Of the front end's mel filters in one hop."""
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Windows (M, N, d) to hidden (M, N, d) and which modules ran, (M, modules); None without gates."""
@@ -50,15 +54,15 @@ class SpottingEncoder(nn.Module):
         """Of the encoder in one hop with every module."""
         return self.fixed_macs + sum(self.module_macs)
 
-    def _count_fixed(self, n_mels: int, windowing: Windowing) -> int:
-        """Of what follows the front end in the chain, for the features of a hop."""
-        chain = Chain(*list(self.chain.layers)[1:])
+    def _count(self, n_mels: int, windowing: Windowing) -> None:
+        front, *others = self.chain.layers
         counter = FlopCounterMode(display=False)
+        chain = Chain(*others).eval()
         with torch.no_grad(), counter:
-            training = chain.training
-            chain.eval()(torch.zeros(1, n_mels, windowing.slide_frames))
-            chain.train(training)
-        return int(counter.get_total_flops()) // 2
+            chain(torch.zeros(1, n_mels, windowing.slide_frames))
+        chain.train()
+        self.fixed_macs = counter.get_total_flops() // 2
+        self.mel_macs = front.log_mel.bank.numel() * windowing.slide_frames  # type: ignore[union-attr, operator]
 
 
 class ConformerEncoder(SpottingEncoder):
@@ -74,6 +78,7 @@ class ConformerEncoder(SpottingEncoder):
     ) -> None:
         super().__init__()
         self.width, self.pool, self.steps = conformer.dim, windowing.pool, windowing.steps
+        self.looks_ahead = True
         self.chain = Chain(
             _front(n_mels, augment),
             Steps(Subsampling(n_mels, self.width, subsampling), n_mels),
@@ -82,7 +87,7 @@ class ConformerEncoder(SpottingEncoder):
         self.conformer = conformer
         self.modules_named = tuple(conformer.modules_named)
         self.module_macs = tuple(conformer.module_macs(windowing.steps))
-        self.fixed_macs = self._count_fixed(n_mels, windowing)
+        self._count(n_mels, windowing)
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
         hidden, gates = self.conformer(windows)
@@ -105,8 +110,9 @@ class BCResNetEncoder(SpottingEncoder):
                 f"{windowing.receptive_s:g} s behind each step; a BC-ResNet sees {sees_s:g} s"
             )
         self.width, self.pool, self.steps = trunk_width(tau), 1, windowing.outputs
+        self.looks_ahead = False
         self.chain = Chain(_front(MELS, augment), network, Fourth(windowing))
-        self.fixed_macs = self._count_fixed(MELS, windowing)
+        self._count(MELS, windowing)
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
         return windows, None

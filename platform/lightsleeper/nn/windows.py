@@ -124,10 +124,8 @@ class Windows(Causal):
 
     def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         joined = torch.cat([kept[0], x], -1)
-        if torch.compiler.is_exporting():  # a hop is one window
-            windows = joined.unsqueeze(2)
-        else:
-            windows = joined.unfold(-1, self.steps, self.stride)  # (B, d, n, N)
+        one = torch.compiler.is_exporting()  # a graph hears a hop a call
+        windows = joined.unsqueeze(2) if one else joined.unfold(-1, self.steps, self.stride)  # (B, d, n, N)
         return windows.permute(0, 2, 3, 1), [joined[..., x.shape[-1] :]]
 
 
@@ -138,7 +136,6 @@ class Fourth(Causal):
         super().__init__()
         self.every, self.outputs = STEP_MS // FRAME_MS, windowing.outputs
         self.stride = self.every * self.outputs
-        self.past = self.stride - 1
 
     def step(self, x: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         return x[..., self.every - 1 :: self.every].unflatten(-1, (-1, self.outputs)).permute(0, 2, 3, 1), []

@@ -132,10 +132,11 @@ def is_complete(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def schedules_settled(trainer: L.Trainer) -> bool:
-    """Whether every compression schedule is at its target: epochs before that compete for nothing."""
+    """Whether every schedule, of compression and the model's own, is at its target: epochs before that compete for
+    nothing."""
     done = progress(trainer)
     schedules = [callback for callback in trainer.callbacks if isinstance(callback, Compression)]  # type: ignore[attr-defined]
-    return all(callback.settled(done) for callback in schedules)
+    return all(callback.settled(done) for callback in schedules) and getattr(trainer.lightning_module, "settled", True)
 
 
 class BestCheckpoint(ModelCheckpoint):
