@@ -56,7 +56,7 @@ def straight_through(logits: Tensor, temperature: float = 1.0) -> Tensor:
 def skipping(x: Tensor, opened: Tensor, branch: Branch) -> Tensor:
     """``x + branch(x)`` for the windows of x (M, N, d) that are ``opened`` (M,) and x for the others, not computed."""
     if torch.compiler.is_exporting():
-        return torch.cond(opened[0], lambda x: x + branch(x), lambda x: x.clone(), (x,))
+        return torch.cond(opened[0], lambda x: x + branch(x), lambda x: x.clone(), (x.contiguous(),))
     if not opened.any():
         return x
     if opened.all():
