@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightsleeper.deploy import content_latency
 from lightsleeper.deploy.fingerprint import fingerprint
 from lightsleeper.deploy.runtime import OnnxGraph
 from lightsleeper.errors import UserError
@@ -45,11 +46,13 @@ def benchmark(
     threads: int | Sequence[int] | None = None,
     repeats: int = REPEATS,
     tell: Callable[[str], None] = lambda line: None,
+    recordings: Callable[[], Mapping[str, np.ndarray]] = dict,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Time every ONNX file in ``folder``; returns the artifacts, those with ``latency`` rows, and the size entry.
 
     ``threads``: counts to time with, the first one is the headline; None is 1 and 2. ``tell`` gets a line when another
-    benchmark holds the machine. Raises UserError when a file is missing or that lasts longer than LOCK_WAIT_S.
+    benchmark holds the machine. ``recordings`` gives audio by content, for graphs whose cost depends on it. Raises
+    UserError when a file is missing or that lasts longer than LOCK_WAIT_S.
     """
     counts = THREADS if threads is None else (threads,) if isinstance(threads, int) else tuple(threads)
     graphs = {graph.name: graph for graph in model.export_spec()}
@@ -59,7 +62,8 @@ def benchmark(
             path = Path(folder) / Path(artifact["path"]).name
             graph = graphs.get(path.stem.removesuffix("_int8"))
             if artifact["format"] in ("onnx", "onnx_int8") and graph is not None:
-                timed.append({**artifact, "latency": latencies(graph, path, counts, repeats)})
+                heard = recordings() if graph.macs is not None else {}
+                timed.append({**artifact, "latency": latencies(graph, path, counts, repeats, heard)})
             elif artifact["format"] == "litert_int8":
                 outputs = artifact["device"]["outputs"]
                 timed.append({**artifact, "latency": _litert_latency(path, outputs, graphs, repeats)})
@@ -82,12 +86,24 @@ def _litert_latency(path: Path, outputs: int, graphs: Mapping[str, ExportGraph],
     return [_row("hop without front end", hop_ms, "zeros", 1, times_ms)]
 
 
-def latencies(graph: ExportGraph, path: Path, threads: Sequence[int], repeats: int = REPEATS) -> list[Row]:
-    """One row per thread count and clip length; the first row is the headline."""
+def latencies(
+    graph: ExportGraph,
+    path: Path,
+    threads: Sequence[int],
+    repeats: int = REPEATS,
+    recordings: Mapping[str, np.ndarray] | None = None,
+) -> list[Row]:
+    """One row per thread count and clip length, or content; the first row is the headline.
+
+    With ``recordings``, audio (S,) by content, the graph hears them hop by hop.
+    """
     rows: list[Row] = []
     for count in threads:
         session = OnnxGraph(path, count)
-        for chunk_ms in _chunks_ms(graph):
+        for content, audio in (recordings or {}).items():
+            found = content_latency.measure(session, audio)
+            rows.append({**_row(graph.per, graph.chunks_ms[0], content, count, found.pop("times_ms")), **found})
+        for chunk_ms in () if recordings else _chunks_ms(graph):
             inputs, content = bench_inputs(graph, chunk_ms)
             feeds = {name: value.numpy() for name, value in inputs.items()}
             times_ms = time_calls(lambda: session.run(feeds), repeats)  # noqa: B023 - called before the next round

@@ -45,7 +45,8 @@ class ExportGraph:
     chunks_ms: tuple[float, ...] = ()
     """Lengths of audio to time with ``bench``, the headline's first; empty: those of a clip."""
     macs: int | None = None
-    """Multiply-accumulates of a call at most, where the content decides how many there are; None: they are counted."""
+    """Multiply-accumulates of a call at most, where the content decides how many there are; None: they are counted.
+    Such a graph takes ``audio`` and ``state``, and is timed on recordings where there are some."""
 
 
 class Family(L.LightningModule):

@@ -18,9 +18,9 @@ from lightsleeper_callbacks.base import Phase, compressions, prepare_in_order
 
 from lightsleeper.data.module import asked
 from lightsleeper.deploy import benchmark as benchmarks
+from lightsleeper.deploy import content_latency, parity
 from lightsleeper.deploy import export as exports
 from lightsleeper.deploy import finalize as deliverables
-from lightsleeper.deploy import parity
 from lightsleeper.deploy.runtime import OnnxModel
 from lightsleeper.deploy.small import Streams
 from lightsleeper.errors import UserError
@@ -143,8 +143,20 @@ def benchmark(parts: Parts, folder: Path, record: Record, log: Log) -> Fields:
     """Time the exported files; weigh the model."""
     model = deliverables.load_model(folder / EXPORT)
     counts = parts.run.benchmark_threads
-    artifacts, size = benchmarks.benchmark(model, folder / EXPORT, record.artifacts, counts, tell=log.say)
+    heard = partial(_recordings, parts.data)
+    artifacts, size = benchmarks.benchmark(
+        model, folder / EXPORT, record.artifacts, counts, tell=log.say, recordings=heard
+    )
     return {"artifacts": artifacts, "size": size}
+
+
+def _recordings(data: L.LightningDataModule) -> dict[str, Any]:
+    """Test audio by what it holds, where the data has streams that say so."""
+    data.prepare_data()
+    data.setup("test")
+    first = _list(data.test_dataloader())[0]
+    streams = getattr(getattr(first, "dataset", None), "streams", {})
+    return content_latency.recordings({n: stream for n, stream in streams.items() if hasattr(stream, "content")})
 
 
 def _compare_scores(model: Any, parts: Parts, path: Path) -> dict[str, Any] | None:

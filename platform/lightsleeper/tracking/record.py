@@ -52,6 +52,10 @@ class Latency(TypedDict, total=False):
     p90_ms: float
     p99_ms: float
     rtf: float | None
+    mean_ms: float
+    """Where the content decides what is computed."""
+    macs: dict[str, float]
+    """Mean and percentiles of the encoder's multiply-accumulates, there."""
     fingerprint: str
 
 
