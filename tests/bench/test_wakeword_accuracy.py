@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lightsleeper.bench import trainings as shared
 from lightsleeper.bench import wakeword_accuracy as bench
-from lightsleeper.bench import wakeword_arms as arms
 from lightsleeper.bench.wakeword_arms import GROUPS, trainings
 from lightsleeper.cli import bench as command
 from lightsleeper.errors import UserError
@@ -121,42 +121,6 @@ def test_the_quick_form_is_valid():
     check_settings(next(trainings(["branches"], 1, quick=True)).plan)
 
 
-def test_a_finished_training_is_taken_and_a_stopped_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    training = next(trainings(["branches"], 1, True))
-    todo, commands = training.plan, []
-    folder = tmp_path / todo.recipe.name / "20260101-000000-aaaa"
-    folder.mkdir(parents=True)
-
-    def record(status: str) -> None:
-        content = {"run_id": folder.name, "recipe": todo.recipe.name, "family": "WakeWordCNN", "seed": 7, "group": "g",
-                   "hash": todo.hash, "config": {}, "knobs": {}, "status": status, "schema": 1,
-                   "stages": dict.fromkeys(todo.settings.stages, "finished"),
-                   "artifacts": [{"format": "onnx", "path": "export/model.onnx"}]}  # fmt: skip
-        (folder / "record.json").write_text(json.dumps(content))
-
-    def run(command: list[str], **_: object) -> object:
-        commands.append(command)
-        (folder / "export").mkdir(exist_ok=True)
-        for name in ("model.json", "model.onnx"):
-            (folder / "export" / name).write_text("{}")
-        record("finished")
-        return type("Done", (), {"returncode": 0, "stderr": "", "stdout": ""})
-
-    monkeypatch.setattr(arms.subprocess, "run", run)
-    record("interrupted")
-    assert arms.train(training, tmp_path) == folder
-    assert commands[0][-4:] == ["--resume", str(folder), "--runs-dir", str(tmp_path)]
-    assert arms.train(training, tmp_path) == folder
-    assert len(commands) == 1
-
-
-def test_a_training_that_fails_is_named_with_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    done = type("Done", (), {"returncode": 2, "stderr": "error: no disk\n", "stdout": ""})
-    monkeypatch.setattr(arms.subprocess, "run", lambda *_, **__: done)
-    with pytest.raises(UserError, match=r"plain, seed 7: error: no disk"):
-        arms.train(next(trainings(["branches"], 1, True)), tmp_path)
-
-
 def test_nothing_finished_is_said(tmp_path: Path):
     with pytest.raises(UserError, match="no training"):
         bench.run(tmp_path, collect=True, only=["branches"])
@@ -172,5 +136,5 @@ def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch:
     assert all(len(r["keywords"]["detected"]) == 40 for r in result["rows"])
     assert np.isfinite([r["frr"] for r in result["rows"]]).all()
     assert "2 of 2 trainings" in "\n".join(bench.report(result))
-    monkeypatch.setattr(arms.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(shared.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
     assert bench.run(tmp_path, quick=True, seeds=1, only=["branches"])["found"] == result["found"]

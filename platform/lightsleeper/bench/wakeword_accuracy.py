@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.bench.wakeword_arms import GROUPS, Training, train, trainings
+from lightsleeper.bench.trainings import Training, train
+from lightsleeper.bench.wakeword_arms import GROUPS, trainings
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.comparison import permutation_test, relative_reduction, sign_flip_test
 from lightsleeper.metrics.localisation import WITHIN_MS

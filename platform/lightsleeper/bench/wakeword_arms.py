@@ -5,19 +5,11 @@ the initial weights, the order of the batches, and gain, warp and masks of each 
 of the claims, and within one the ways take turns: whatever is finished can be compared.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from lightsleeper import recipe as recipes
-from lightsleeper.errors import UserError
-from lightsleeper.run_folder import RECORD
-from lightsleeper.stages.plan import Plan, plan
-from lightsleeper.tracking.record import read, status_of
+from lightsleeper.bench import trainings as shared
+from lightsleeper.bench.trainings import Arm, Group, Training
 
-FIRST_SEED = 7
 SAME = (
     "--data.seed=0",  # of the clips
     "--data.keep_clips=5",
@@ -30,27 +22,6 @@ QUICK = (
     "--data.val_hours=0.1", "--data.test_keywords=40", "--data.test_hours=0.2", "--data.near_phrases=20",
     "--data.keep_clips=1", "--trainer.max_epochs=2", "--run.parity_inputs=4",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way of training."""
-
-    name: str
-    recipe: str
-    overrides: tuple[str, ...]
-    label: str
-
-
-@dataclass(frozen=True)
-class Group:
-    """Arms that one claim compares."""
-
-    name: str
-    claim: str
-    arms: tuple[Arm, ...]
-    pairs: tuple[tuple[str, str], ...]
-    """Names of arms: the second is claimed to miss fewer keywords than the first."""
 
 
 def _cnn(name: str, label: str, *overrides: str) -> Arm:
@@ -154,55 +125,6 @@ GROUPS = {
 }
 
 
-@dataclass(frozen=True)
-class Training:
-    """An arm with a seed."""
-
-    arm: Arm
-    seed: int
-    overrides: tuple[str, ...]
-
-    @property
-    def plan(self) -> Plan:
-        return plan(recipes.load([self.arm.recipe], self.overrides))
-
-
 def trainings(groups: Sequence[str], seeds: int, quick: bool) -> Iterator[Training]:
-    """Each training once, in the order in which claims become comparable."""
-    seen = set()
-    for group in groups:
-        for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-            for arm in GROUPS[group].arms:
-                if (arm.name, seed) not in seen:
-                    seen.add((arm.name, seed))
-                    same = (*SAME, *QUICK) if quick else SAME
-                    yield Training(arm, seed, (*same, *arm.overrides, f"--seed_everything={seed}"))
-
-
-def train(training: Training, out: Path) -> Path:
-    """The folder of the finished run, trained now or continued where it is not finished; raises UserError."""
-    todo = training.plan
-    folder = todo.finished(out)
-    if folder is not None:
-        return folder
-    command = [sys.executable, "-m", "lightsleeper", "run", training.arm.recipe, *training.overrides]
-    begun = _unfinished(out, todo)
-    command += ["--resume", str(begun)] if begun else []
-    # A process of its own: its memory goes back, and what it prints is in its log.txt.
-    done = subprocess.run([*command, "--runs-dir", str(out)], capture_output=True, text=True, check=False)
-    folder = todo.finished(out)
-    if done.returncode or folder is None:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise UserError(
-            f"training {training.arm.name}, seed {training.seed}: {lines[-1] if lines else 'it was stopped'}"
-        )
-    return folder
-
-
-def _unfinished(out: Path, todo: Plan) -> Path | None:
-    """A run of the same recipe that was stopped."""
-    for path in sorted((out / todo.recipe.name).glob(f"*/{RECORD}"), reverse=True):
-        record = read(path)
-        if record.hash == todo.hash and status_of(record) in ("interrupted", "died", "failed"):
-            return path.parent
-    return None
+    """Each training once, in the order in which claims become comparable; pairs claim fewer missed keywords."""
+    return shared.trainings(GROUPS, groups, seeds, (*SAME, *QUICK) if quick else SAME)

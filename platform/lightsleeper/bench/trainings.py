@@ -1,0 +1,109 @@
+"""Ways of training side by side, each with every seed: what the accuracy parts of benchmarks go through.
+
+Every training is a run of a shipped recipe with a record of its own; a second call goes on from those that are there.
+The order of the trainings is that of the claims, and within one the ways take turns: whatever is finished can be
+compared.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightsleeper import recipe as recipes
+from lightsleeper.errors import UserError
+from lightsleeper.run_folder import RECORD
+from lightsleeper.stages.plan import Plan, plan
+from lightsleeper.tracking.record import read, status_of
+
+FIRST_SEED = 7
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    label: str
+    overlays: tuple[str, ...] = ()
+    step: tuple[str, Sequence[str]] | None = None
+    """Name under `requires` of the step that this arm begins with, and that step's own overrides."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.recipe, *self.overlays)
+
+    def settings(self, same: Sequence[str]) -> tuple[str, ...]:
+        """All overrides, ``same`` among them: a required step gets those too, and so is a run of the arm it is."""
+        own = (*same, *self.overrides)
+        if self.step is None:
+            return own
+        name, overrides = self.step
+        return (*own, *(f"--requires.{name}.set.{entry.removeprefix('--')}" for entry in (*same, *overrides)))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Arms that one claim compares."""
+
+    name: str
+    claim: str
+    arms: tuple[Arm, ...]
+    pairs: tuple[tuple[str, str], ...]
+    """Names of arms: the second is claimed to be better than the first."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """An arm with a seed."""
+
+    arm: Arm
+    seed: int
+    overrides: tuple[str, ...]
+
+    @property
+    def plan(self) -> Plan:
+        return plan(recipes.load(list(self.arm.files), self.overrides))
+
+
+def trainings(groups: Mapping[str, Group], names: Sequence[str], seeds: int, same: Sequence[str]) -> Iterator[Training]:
+    """Each training once, in the order in which claims become comparable. ``same``: overrides of all arms."""
+    seen = set()
+    for name in names:
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+            for arm in groups[name].arms:
+                if (arm.name, seed) not in seen:
+                    seen.add((arm.name, seed))
+                    yield Training(arm, seed, arm.settings((*same, f"--seed_everything={seed}")))
+
+
+def train(training: Training, out: Path) -> Path:
+    """The folder of the finished run, trained now or continued where it is not finished; raises UserError."""
+    todo = training.plan
+    folder = todo.finished(out)
+    if folder is not None:
+        return folder
+    command = [sys.executable, "-m", "lightsleeper", "run", *training.arm.files, *training.overrides]
+    begun = _unfinished(out, todo)
+    command += ["--resume", str(begun)] if begun else []
+    # A process of its own: its memory goes back, and what it prints is in its log.txt.
+    done = subprocess.run([*command, "--runs-dir", str(out)], capture_output=True, text=True, check=False)
+    folder = todo.finished(out)
+    if done.returncode or folder is None:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise UserError(
+            f"training {training.arm.name}, seed {training.seed}: {lines[-1] if lines else 'it was stopped'}"
+        )
+    return folder
+
+
+def _unfinished(out: Path, todo: Plan) -> Path | None:
+    """A run of the same recipe that was stopped."""
+    for path in sorted((out / todo.recipe.name).glob(f"*/{RECORD}"), reverse=True):
+        record = read(path)
+        if record.hash == todo.hash and status_of(record) in ("interrupted", "died", "failed"):
+            return path.parent
+    return None

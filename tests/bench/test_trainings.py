@@ -1,0 +1,58 @@
+import json
+from pathlib import Path
+
+import pytest
+from lightsleeper.bench import trainings as shared
+from lightsleeper.bench.trainings import Arm, Group, train
+from lightsleeper.bench.wakeword_arms import trainings
+from lightsleeper.errors import UserError
+
+
+def test_a_required_step_is_a_run_of_the_arm_that_it_is():
+    first = Arm("base", "kws_dsp", ("--model.lr=0.1",), "base", ("overlays/small",))
+    second = Arm("tuned", "kws_finetune", ("--model.lr=0.2",), "tuned", step=("base", first.overrides))
+    groups = {"g": Group("g", "tuned is better", (first, second), (("base", "tuned"),))}
+    found = list(shared.trainings(groups, ["g"], 2, ["--data.seed=0"]))
+    assert [(t.arm.name, t.seed) for t in found] == [("base", 7), ("tuned", 7), ("base", 8), ("tuned", 8)]
+    assert found[0].arm.files == ("kws_dsp", "overlays/small")
+    assert found[0].overrides == ("--data.seed=0", "--seed_everything=7", "--model.lr=0.1")
+    assert found[1].overrides == (
+        "--data.seed=0", "--seed_everything=7", "--model.lr=0.2", "--requires.base.set.data.seed=0",
+        "--requires.base.set.seed_everything=7", "--requires.base.set.model.lr=0.1",
+    )  # fmt: skip
+
+
+def test_a_finished_training_is_taken_and_a_stopped_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    training = next(trainings(["branches"], 1, True))
+    todo, commands = training.plan, []
+    folder = tmp_path / todo.recipe.name / "20260101-000000-aaaa"
+    folder.mkdir(parents=True)
+
+    def record(status: str) -> None:
+        content = {"run_id": folder.name, "recipe": todo.recipe.name, "family": "WakeWordCNN", "seed": 7, "group": "g",
+                   "hash": todo.hash, "config": {}, "knobs": {}, "status": status, "schema": 1,
+                   "stages": dict.fromkeys(todo.settings.stages, "finished"),
+                   "artifacts": [{"format": "onnx", "path": "export/model.onnx"}]}  # fmt: skip
+        (folder / "record.json").write_text(json.dumps(content))
+
+    def run(command: list[str], **_: object) -> object:
+        commands.append(command)
+        (folder / "export").mkdir(exist_ok=True)
+        for name in ("model.json", "model.onnx"):
+            (folder / "export" / name).write_text("{}")
+        record("finished")
+        return type("Done", (), {"returncode": 0, "stderr": "", "stdout": ""})
+
+    monkeypatch.setattr(shared.subprocess, "run", run)
+    record("interrupted")
+    assert train(training, tmp_path) == folder
+    assert commands[0][-4:] == ["--resume", str(folder), "--runs-dir", str(tmp_path)]
+    assert train(training, tmp_path) == folder
+    assert len(commands) == 1
+
+
+def test_a_training_that_fails_is_named_with_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    done = type("Done", (), {"returncode": 2, "stderr": "error: no disk\n", "stdout": ""})
+    monkeypatch.setattr(shared.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(UserError, match=r"plain, seed 7: error: no disk"):
+        train(next(trainings(["branches"], 1, True)), tmp_path)
