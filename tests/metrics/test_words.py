@@ -203,7 +203,7 @@ def test_a_reset_metric_is_new():
 
 def test_what_does_not_fit_is_refused():
     metric = WordDetection(WORDS)
-    with pytest.raises(ValueError, match="none of speech, babble"):
+    with pytest.raises(ValueError, match="none of speech, negatives, babble"):
         metric.add_stream(0, [], 1.0, "music")
     with pytest.raises(ValueError, match="3 classes"):
         metric.add_stream(0, [(0.0, 1.0, 3)], 1.0)

@@ -12,7 +12,8 @@ HELP = (
     "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
     "training step), overhead (`lightning run` against a bare Lightning script), dashboard (thousands of records into "
     "a page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
-    "one), wakeword (wake-word families side by side, and against an engine)."
+    "one), wakeword (wake-word families side by side, and against an engine), spotter (what a word spotter's gates "
+    "cost and save)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -22,7 +23,8 @@ METHODS = {
     "fold": "re-parameterisation: latency, activation bytes and equality, folded against branched and plain",
 }
 GROUPS = ("branches", "localisation", "bcresnet", "narrow", "ablation", "labels")  # of bench/wakeword_arms.py
-TRAINING = ("pdp", "subclone", "wakeword")
+SPOTTER_GROUPS = ("gates", "encoder")  # of bench/spotter_arms.py
+TRAINING = ("pdp", "subclone", "wakeword", "spotter")
 """Hours of trainings, beside which others may measure: these take the machine's lock where they measure speed."""
 TARGET_LOADER = 0.05
 TARGET_OVERHEAD = 1.05
@@ -30,7 +32,9 @@ TARGET_OVERHEAD = 1.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
-        dest="what", metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword", required=True
+        dest="what",
+        metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter",
+        required=True,
     )
     dsp = kinds.add_parser("dsp", help="the batched partition: equality, speed, memory, latency")
     dsp.add_argument("--rows", type=positive, metavar="B", help="pairs in the batch, default 256")
@@ -86,7 +90,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wakeword.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
     wakeword.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
     wakeword.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from; speed: the models")
-    for kind in (dsp, loader, overhead, dashboard, *methods, wakeword):
+    spotter = kinds.add_parser("spotter", help="word spotting: what gates cost and save, recordings of people, classes")
+    spotter.add_argument(
+        "--part",
+        default="latency",
+        choices=("accuracy", "latency", "people", "classes"),
+        help="what to measure, default latency",
+    )
+    spotter.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
+    spotter.add_argument("--seeds", type=positive, metavar="N", help="accuracy, people: seeds of each training")
+    spotter.add_argument(
+        "--only", nargs="+", metavar="GROUP", choices=SPOTTER_GROUPS, help=f"accuracy: {', '.join(SPOTTER_GROUPS)}"
+    )
+    spotter.add_argument("--collect", action="store_true", help="accuracy, people: no training, what is finished")
+    spotter.add_argument(
+        "--models",
+        nargs="+",
+        metavar="NAME=RUN",
+        help="latency: runs or exported files, the first with a run's data; default: the finished trainings in --out",
+    )
+    spotter.add_argument("--repeats", type=positive, metavar="R", help="latency, classes: timed rounds")
+    spotter.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
+    spotter.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
+    for kind in (dsp, loader, overhead, dashboard, *methods, wakeword, spotter):
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
 
 

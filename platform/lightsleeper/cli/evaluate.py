@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +95,7 @@ def other_family(path: Path, args: argparse.Namespace) -> int:
     import torch
 
     from lightsleeper.deploy.finalize import load_model
+    from lightsleeper.recipe.data import recipe_data
     from lightsleeper.stages.deliver import tested
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # accelerators there are, and a tip
@@ -149,6 +149,8 @@ def data_module(given: list[str]) -> "L.LightningDataModule":
     """The data a user names: a folder of recordings, or the `data:` section of a recipe with overlays."""
     folders = folders_of(given)
     if not folders:
+        from lightsleeper.recipe.data import recipe_data
+
         return recipe_data(given)
     if folders != given:
         raise UserError(f"--data {' '.join(given)}: expected folders only, or a recipe and overlays only.")
@@ -171,26 +173,6 @@ def own_data(path: Path, source: str) -> str:
         if (folder / RECIPE).is_file():
             return str(folder)
     raise UserError(f"{source} lies in no run folder, so its own data are not known: give --data.")
-
-
-def recipe_data(given: list[str]) -> "L.LightningDataModule":
-    """The data module of a recipe with overlays, drawn with its seed. Raises UserError with key and line."""
-    from lightsleeper.recipe import load
-
-    recipe = load([Path(name) for name in given], [])
-    if "data" not in recipe.config:
-        raise UserError(f"--data {' '.join(given)}: the recipe has no section 'data'.")
-    import lightning as L
-
-    from lightsleeper.recipe import parsing
-
-    # Any model will do in place of the recipe's: that one may need a step that has not been run here.
-    kept = ("seed_everything", "data")
-    config: dict[str, Any] = {key: value for key, value in recipe.config.items() if key in kept}
-    recipe = replace(recipe, config={**config, "model": {"class_path": "PhonemeCTC"}})
-    resolved = parsing.resolve(recipe)
-    L.seed_everything(resolved["seed_everything"], verbose=False)
-    return parsing.build(resolved, recipe).data
 
 
 def scorer(path: Path, threads: int) -> "Callable[[Batch], dict[str, Tensor]]":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightsleeper.cli import evaluate
-from lightsleeper.cli.evaluate import finite, own_data, print_measurements, recipe_data
+from lightsleeper.cli.evaluate import finite, own_data, print_measurements
 from lightsleeper.cli.sources import open_detector, write_json
 from lightsleeper.data.module import asked
 from lightsleeper.errors import UserError
@@ -68,6 +68,8 @@ def evaluation_streams(path: Path, args: argparse.Namespace) -> tuple[dict[str, 
     if args.phrase:
         raise UserError("--phrase is of recordings in a folder; a recipe names its own.")
     args.data = given or [own_data(path, args.source)]
+    from lightsleeper.recipe.data import recipe_data
+
     data = recipe_data(args.data)
     sets = evaluate.evaluation_sets(data, args.split)
     if not given:

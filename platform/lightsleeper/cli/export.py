@@ -62,7 +62,7 @@ def run_streams(folder: Path) -> "Streams":
     recipe = (folder.parent if folder.name == EXPORT else folder) / RECIPE
     if not recipe.is_file():
         raise UserError(f"{folder} is no run's: int8 files are calibrated on the streams of the run's recipe.")
-    from lightsleeper.cli.evaluate import recipe_data
+    from lightsleeper.recipe.data import recipe_data
     from lightsleeper.stages.deliver import data_streams
 
     return data_streams(recipe_data([str(recipe)]))

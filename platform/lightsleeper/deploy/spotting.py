@@ -42,7 +42,7 @@ class SpotterModel(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """``NEEDED``, and where known ``threshold``, ``modules``, ``module_macs``."""
+        """``NEEDED``, and where known ``threshold``; with gates ``modules``, ``module_macs`` and ``encoder_macs``."""
 
     def initial(self) -> Any: ...
 
@@ -135,6 +135,8 @@ class StreamingSpotter:
         self.step_s, self.lead_s = float(stored["step_s"]), float(stored["lead_s"])
         self.modules: list[str] = json.loads(stored.get("modules", "[]"))
         self.module_macs = np.array(json.loads(stored.get("module_macs", "[]")), np.float64)
+        self.encoder_macs = int(stored.get("encoder_macs", "0"))
+        """Per hop, what no gate can leave out included."""
         self.reset()
 
     @property
@@ -187,10 +189,10 @@ class StreamingSpotter:
         return self.push(np.zeros(pad, np.float32)) + self._suppressor.finish().events()
 
     def skipped(self, gates: NDArray) -> float:
-        """Share of the modules' multiply-accumulates that gates (hops, modules) left out; nan without gates."""
-        if not len(gates) or not self.module_macs.sum():
+        """Share of the encoder's multiply-accumulates that gates (hops, modules) left out; nan without a hop."""
+        if not len(gates):
             return float("nan")
-        return float(1 - (gates.mean(0) @ self.module_macs) / self.module_macs.sum())
+        return float((1 - gates.mean(0)) @ self.module_macs / self.encoder_macs)
 
 
 @dataclass(frozen=True)

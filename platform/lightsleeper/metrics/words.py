@@ -24,7 +24,8 @@ from lightsleeper.metrics.word_matching import Truths
 
 __all__ = ["CONTENTS", "MTWV_KEYWORDS", "WordDetection", "WordEvent"]
 
-CONTENTS = ("speech", "babble", "noise", "silence")
+CONTENTS = ("speech", "negatives", "babble", "noise", "silence")
+"""What a stream may hold. Negatives are speech without a word of the vocabulary."""
 MTWV_KEYWORDS = (
     "any", "easily", "known", "only", "show", "battle", "fifty", "land", "perfect", "thank", "birds", "filled", "lie",
     "perhaps", "them", "cannot", "great", "never", "presence", "years",
