@@ -25,7 +25,7 @@ from lightsleeper.metrics.comparison import permutation_test
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.metrics.resampling import interval
 from lightsleeper.metrics.words import CONTENTS
-from lightsleeper.stages.deliver import DETAILS
+from lightsleeper.run_folder import DETAILS
 from lightsleeper.tracking.record import read
 
 SEEDS, QUICK_SEEDS = 3, 1

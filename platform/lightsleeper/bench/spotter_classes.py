@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightsleeper.bench.conditions import torch_threads
-from lightsleeper.metrics.word_events import suppress
+from lightsleeper.metrics.word_events import Proposals, proposals, suppress
 from lightsleeper.models.word_spotter import WordSpotter
 
 CLASSES = (10, 30, 100, 300, 1000)
@@ -106,11 +106,12 @@ def clips(classes: int) -> dict[str, Tensor]:
     }
 
 
-def talk(classes: int, steps: int) -> tuple[np.ndarray, ...]:
-    """Columns of proposals, one a step of 40 ms, of words from 0.2 to 0.6 s."""
+def talk(classes: int, steps: int) -> Proposals:
+    """Proposals, one a step of 40 ms, of words from 0.2 to 0.6 s."""
     rng = np.random.default_rng(0)
     begin = 0.04 * np.arange(steps) + rng.uniform(0, 0.5, steps)
-    return rng.random(steps), rng.integers(0, classes, steps), begin, begin + rng.uniform(0.2, 0.6, steps)
+    end = begin + rng.uniform(0.2, 0.6, steps)
+    return proposals(rng.random(steps), rng.integers(0, classes, steps), begin, end)
 
 
 def saved_bytes(model: WordSpotter, batch: dict[str, Tensor]) -> int:

@@ -1,11 +1,14 @@
-"""`lightning evaluate`: judge an old run or an exported file on other data. Wake words: cli/evaluate_streams."""
+"""`lightning evaluate`: judge an old run or an exported file on other data.
+
+Wake words: cli/evaluate_streams; word spotters: cli/evaluate_words.
+"""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.sources import add_source, is_detector, locate, positive, write_json
+from lightsleeper.cli.sources import add_source, is_detector, is_spotter, locate, positive, write_json
 from lightsleeper.errors import UserError
 from lightsleeper.run_folder import RECIPE
 
@@ -18,7 +21,8 @@ if TYPE_CHECKING:
 
 HELP = (
     "Score a run or an exported file on other data, with 95 % intervals: AUC and equal error rate of every scorer, a "
-    "wake word's false rejects and false alarms an hour, or whatever the test of another family measures. A folder "
+    "wake word's false rejects and false alarms an hour, a word spotter's F1 and places, or whatever the test of "
+    "another family measures. A folder "
     "needs a manifest.csv (path,text[,speaker]); of a recipe only `data:` is used."
 )
 COLUMNS = ("auc_easy", "auc_hard", "eer_easy", "eer_hard")
@@ -49,9 +53,14 @@ def main(args: argparse.Namespace) -> int:
         from lightsleeper.cli import evaluate_streams
 
         return evaluate_streams.main(path, args)
-    for name in ("phrase", "negatives", "threshold"):
+    spots = is_spotter(path)
+    for name in ("phrase", "negatives") if spots else ("phrase", "negatives", "threshold"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is for wake words; {args.source} is no wake-word detector.")
+    if spots:
+        from lightsleeper.cli import evaluate_words
+
+        return evaluate_words.main(path, args)
     args.data = args.data or [own_data(path, args.source)]
     if not is_matcher(path):
         return other_family(path, args)

@@ -61,9 +61,9 @@ def is_spotter(path: Path) -> bool:
         graph = OnnxGraph(path)
         return is_spotter_graph(graph.inputs, graph.outputs)
     from lightsleeper.deploy.finalize import model_class, read_description
+    from lightsleeper.models.word_spotter import WordSpotter
 
-    bases = model_class(read_description(path)["class_path"]).__mro__
-    return any(base.__name__ == "WordSpotter" for base in bases)
+    return issubclass(model_class(read_description(path)["class_path"]), WordSpotter)
 
 
 def open_spotter(path: Path, source: str, threads: int = 1, threshold: float | None = None) -> "StreamingSpotter":

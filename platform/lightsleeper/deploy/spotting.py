@@ -40,6 +40,9 @@ class Steps(NamedTuple):
 class SpotterModel(Protocol):
     """A model that hears hop by hop."""
 
+    hops: int | None
+    """Hops that one call takes, exactly; None: any number."""
+
     @property
     def metadata(self) -> Mapping[str, str]:
         """``NEEDED``, and where known ``threshold``; with gates ``modules``, ``module_macs`` and ``encoder_macs``."""
@@ -66,6 +69,8 @@ class OnnxSpotter:
             )
         if missing := [key for key in NEEDED if key not in self.metadata]:
             raise UserError(f"{path} does not say its {missing[0]}: export it again.")
+        samples = self.graph.inputs["audio"][1]
+        self.hops: int | None = None if samples is None else samples // int(self.metadata["hop_samples"])
         self._size = self.graph.inputs["state"][1] or int(self.metadata["state_size"])
 
     def initial(self) -> NDArray[np.float32]:
@@ -83,6 +88,8 @@ class TorchSpotter:
 
     ``metadata``: what the exported file would say.
     """
+
+    hops: int | None = None
 
     def __init__(self, model: Any, metadata: Mapping[str, str]) -> None:
         self.model, self.metadata = model.eval(), metadata
