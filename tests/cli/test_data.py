@@ -5,6 +5,7 @@ from pathlib import Path
 import fake_flite
 import pytest
 import soundfile
+from data.recordings import write_folder
 from lightsleeper.data.spoken_phrases import SpokenPhrases
 
 RECIPE = """\
@@ -87,6 +88,27 @@ def test_listen_writes_wav_files_with_the_words_times(cli: Callable, tmp_path: P
         words = [entry.split(":") for entry in row["words_s"].split(" ")]
         assert [word for word, _ in words] == row["text"].split()
         assert all(0 <= float(t) <= float(row["seconds"]) for _, span in words for t in span.split("-"))
+
+
+def test_of_running_speech_the_test_streams_are_heard(cli: Callable, tmp_path: Path) -> None:
+    write_folder(tmp_path / "people", ["one", "two"], list("abcdef"))
+    arguments = "{path: people, chunk_seconds: 2.4, val_quiet_minutes: 0.0, test_quiet_minutes: 0.1, seed: 0}"
+    model = "{class_path: lightning.pytorch.demos.boring_classes.BoringModel}"
+    recipe = tmp_path / "words.yaml"
+    recipe.write_text(
+        f"# Words.\nmodel: {model}\ndata: {{class_path: StrungWords, init_args: {arguments}}}\n".replace(
+            "path: people", f"path: {tmp_path / 'people'}"
+        )
+    )
+    result = cli("data", "listen", str(recipe), "--count", "40", "--out", str(tmp_path / "out"))
+    assert result.code == 0, result.err
+    with open(tmp_path / "out" / "labels.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["content"] for row in rows} == {"speech", "babble", "noise", "silence"}
+    for row in rows:
+        assert bool(row["words_s"]) == (row["content"] == "speech")
+        assert soundfile.info(tmp_path / "out" / row["file"]).duration == 2.4
+    assert cli("data", "inspect", str(recipe)).code == 0
 
 
 def test_speak_makes_a_folder_that_evaluate_reads(

@@ -151,3 +151,60 @@ def test_memory_stays_flat_and_rendering_is_much_faster_than_real_time():
         stream.read(start, 10 * RATE)
         assert sum(map(len, stream._kept.values())) <= 6
     assert 600 / (time.process_time() - began) > 60  # 500 on one busy core
+
+
+WORDS = {clip: [(0.1, 0.3, clip % 2), (0.3, 0.5, 2)] for clip in range(5, 12)}
+
+
+def test_words_of_running_speech_lie_where_their_utterance_begins():
+    stream = scenery(5, keywords=[], words=WORDS, talk=1.0)
+    expected = [
+        (placed.start / RATE + begin, placed.start / RATE + end, word)
+        for placed in stream.placed
+        for begin, end, word in WORDS.get(placed.clip, ())
+    ]
+    assert stream.events == expected
+    assert len(expected) > 10
+    assert {passage.noise_db < passage.speech_db for passage in stream.passages} == {True}
+
+
+def test_a_stream_without_talk_is_noise_of_the_chosen_kinds_and_levels():
+    noise = NoiseSource(DrawnSpeech(SOURCE, SPEECH))
+    stream = Scenery(
+        SOURCE, (), (), noise, 60.0, 0, talk=0.0, kinds=("pink", "hum"), quiet_dbfs=(-60.0, -50.0), content="noise"
+    )
+    assert stream.placed == []
+    assert stream.events == []
+    assert {passage.noise for passage in stream.passages} <= {"pink", "hum"}
+    assert all(-60 <= passage.noise_db <= -50 for passage in stream.passages)
+    level = 10 * np.log10(np.mean(stream.read(0, stream.samples).astype(np.float64) ** 2))
+    assert -61 < level < -49
+
+
+def test_gaps_between_utterances_are_as_asked():
+    stream = scenery(6, keywords=[], gap_s=(0.5, 0.6), talk=1.0)
+    inside = [
+        (other.start - one.end) / RATE
+        for one, other in zip(stream.placed, stream.placed[1:], strict=False)
+        if not any(one.end <= passage.start <= other.start for passage in stream.passages)
+    ]
+    assert inside
+    assert all(0.5 <= gap <= 0.601 for gap in inside)
+
+
+def test_joined_recordings_keep_their_words_and_end_on_a_whole_step():
+    joined = Joined(SOURCE, [5, 6, 12], gap_s=0.25, words=WORDS, step=3840)
+    second = SOURCE.seconds(5) + 0.25
+    assert joined.content == "speech"
+    expected = [*WORDS[5], *((second + a, second + b, w) for a, b, w in WORDS[6])]
+    assert np.allclose(joined.events, expected)
+    assert joined.samples % 3840 == 0
+    assert np.array_equal(joined.read(round(second * RATE), 4000), SOURCE.audio(6)[:4000])
+
+
+def test_chunks_say_what_their_stream_holds_and_how_long_it_is():
+    streams = {3: scenery(1, 20.0, keywords=[], words=WORDS), 4: Joined(SOURCE, [5, 6])}
+    chunks = list(StreamChunks(streams, 10 * RATE))
+    assert [(chunk["stream"], chunk["content"], chunk["seconds"]) for chunk in chunks] == [
+        (3, "speech", 20.0), (3, "speech", 20.0), (4, "negatives", streams[4].samples / RATE),
+    ]  # fmt: skip

@@ -118,15 +118,20 @@ def _print_overlap(console: Any, overlap: dict[str, Any]) -> None:
 
 
 def listen(data: "L.LightningDataModule", count: int, folder: Path) -> None:
-    """Write ``count`` clips and labels.csv. A synthesised corpus gives words' times and how the clip was made."""
+    """Write ``count`` clips and labels.csv. A synthesised corpus gives words' times and how the clip was made; running
+    speech the begin of its test streams."""
     import csv
 
     import soundfile
 
     from lightsleeper.data.module import asked
+    from lightsleeper.data.running_speech import RunningSpeech
 
     corpus = getattr(data, "corpus", None)
-    rows = list(_batch_clips(data, count) if corpus is None else _corpus_clips(corpus, count))
+    if isinstance(data, RunningSpeech):
+        rows = list(_stream_clips(data, count))
+    else:
+        rows = list(_batch_clips(data, count) if corpus is None else _corpus_clips(corpus, count))
     if not rows:
         raise UserError("the data holds no clip to write.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,6 +180,17 @@ def _corpus_clips(corpus: Any, count: int) -> Any:
         row["words_s"] = times
         row["phones_s"] = " ".join(f"{label}:{start:.3f}" for label, start in phones)
         yield corpus.audio(clip), {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def _stream_clips(data: Any, count: int) -> Any:
+    """The begin of ``count`` test streams, spread evenly over all, with the words in it."""
+    streams = list(data.streams("test").values())
+    for number in range(min(count, len(streams))):
+        stream = streams[number * len(streams) // min(count, len(streams))]
+        audio = stream.read(0, min(data.plan.chunk, stream.samples))
+        end = len(audio) / data.sample_rate
+        said = " ".join(f"{data.words[int(w)]}:{a:.3f}-{b:.3f}" for a, b, w in stream.events if a < end)
+        yield audio, {"content": stream.content, "words_s": said}
 
 
 def _batch_clips(data: Any, count: int) -> Any:

@@ -22,7 +22,7 @@ from lightsleeper.data.running_speech import RunningSpeech
 from lightsleeper.data.streams import Event
 from lightsleeper.data.synthesis import VARIANTS
 from lightsleeper.data.word_clips import Spoken, UtteranceMix
-from lightsleeper.data.word_streams import Keep, StreamPlan
+from lightsleeper.data.word_streams import Keep, StreamPlan, by_speaker
 from lightsleeper.data.word_texts import PARTS, Texts, TextSpec, write_texts
 from lightsleeper.errors import UserError
 
@@ -197,7 +197,11 @@ class RunningWords(RunningSpeech):
         for clip, text in enumerate(self.corpus.texts):
             times = zip(text.split(), starts[clip], ends[clip], strict=True)
             words[clip] = [(begin, end, number[word]) for word, begin, end in times if word in number]
-        return {part: Spoken(self.corpus, self.corpus.clips(part).tolist(), words) for part in PARTS}
+        voices = self.corpus.voices
+        return {
+            part: Spoken(self.corpus, by_speaker(self.corpus.clips(part).tolist(), voices, self.data_seed), words)
+            for part in PARTS
+        }
 
     def origin(self) -> Any:
         return self.corpus.key

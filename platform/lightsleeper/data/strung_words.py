@@ -27,7 +27,7 @@ from lightsleeper.data.speaker_split import split_by_speaker
 from lightsleeper.data.speech_commands import split_files, word_files
 from lightsleeper.data.streams import Event
 from lightsleeper.data.word_clips import Spoken, UtteranceMix
-from lightsleeper.data.word_streams import Keep, StreamPlan
+from lightsleeper.data.word_streams import Keep, StreamPlan, by_speaker
 from lightsleeper.data.word_texts import PARTS
 from lightsleeper.errors import UserError
 
@@ -215,7 +215,8 @@ class StrungWords(RunningSpeech):
                 clip for clip in range(len(rows), len(self.files))
                 if clip not in self.clips.bad and side[self.files[clip]] == part
             ]  # fmt: skip
-            spoken[part] = Spoken(source, part_of[part], words, apart)
+            own = by_speaker(part_of[part], self.speakers, self.data_seed)
+            spoken[part] = Spoken(source, own, words, apart)
             if not spoken[part].clips:
                 raise UserError(f"{self.path} has no recording for '{part}'.")
         return spoken

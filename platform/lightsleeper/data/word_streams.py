@@ -1,12 +1,14 @@
 """Streams that a word spotter is judged on, by what they hold: running speech, babble, noise, or next to nothing.
 
-A stream is about a minute long, so that intervals over streams mean something. All are planned from a seed and rendered
-while they are read (`data.streams`).
+A stream is about a minute long and has one or two speakers, so that intervals over streams mean something. All are
+planned from a seed and rendered while they are read (`data.streams`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.kept import KeptStream
@@ -74,9 +76,15 @@ def lay_streams(
     return streams
 
 
+def by_speaker(clips: Sequence[int], speakers: Sequence[str], seed: int) -> list[int]:
+    """Clips speaker after speaker, those of one in random order. ``speakers``: of each clip number."""
+    order = np.random.default_rng([seed, 84]).permutation(len(clips))
+    return sorted((clips[int(i)] for i in order), key=lambda clip: speakers[clip])
+
+
 def _share(clips: Sequence[int], number: int, count: int) -> Sequence[int]:
-    """What stream ``number`` of ``count`` says: utterances of its own while there are enough."""
-    return clips[number::count] or clips
+    """What stream ``number`` of ``count`` says: a run of utterances, so that one or two speakers are heard in it."""
+    return clips[number * len(clips) // count : (number + 1) * len(clips) // count] or clips
 
 
 def _heard(content: Content, noise: NoiseSource) -> dict:
