@@ -1,16 +1,20 @@
-"""A word spotter of a few numbers as ONNX file, and recordings that it finds words in."""
+"""Word spotters: of a few numbers as ONNX file, untrained as a finished run; recordings the first finds words in."""
 
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.parser
 import soundfile
+import torch
 
 RATE, HOP, STEP, STEPS = 16_000, 3840, 640, 6
 HOP_S, STEP_S, LEAD_S, LENGTH_S = 0.24, 0.04, 0.2, 0.3
 WORDS = ["high", "low"]
+RUN = "20260101-000000-abcd"
 META = {
     "family": "WordSpotter", "sample_rate": str(RATE), "hop_samples": str(HOP), "window_samples": str(5 * HOP),
     "step_s": str(STEP_S), "lead_s": str(LEAD_S), "receptive_s": "0.3", "words": json.dumps(WORDS), "threshold": "0.4",
@@ -69,3 +73,43 @@ def levels(*stretches: tuple[float, float], seconds: float = 2.0, rate: int = RA
 def recording(path: Path, *stretches: tuple[float, float], seconds: float = 2.0, rate: int = RATE) -> Path:
     soundfile.write(path, levels(*stretches, seconds=seconds, rate=rate), rate)
     return path
+
+
+@cache
+def spotter_runs() -> Path:
+    """A runs folder with one finished run of an untrained gated WordSpotter, `spot/20260101-000000-abcd`; read only.
+
+    Its recipe takes the streams of `models.word_streams.Tones`, its threshold is one that their scores reach.
+    """
+    from lightsleeper.deploy.finalize import save_model
+    from lightsleeper.run_folder import EXPORT, RECIPE, RECORD
+    from lightsleeper.tracking.record import Record
+    from models.word_streams import make, stream
+
+    _KEPT.append(tempfile.TemporaryDirectory())
+    root = Path(_KEPT[-1].name)
+    folder = root / "spot" / RUN
+    model = make(gated=True)
+    with torch.no_grad():
+        score = model(torch.cat([chunk["audio"] for chunk in stream(0, 24.0, "speech", 0)], 1)).score
+        model.threshold.fill_(float(score[score > 0].quantile(0.5)))
+    save_model(model, folder / EXPORT, {})
+    record = Record(folder.name, "spot", "WordSpotter", 0, "g", "h", {}, {}, status="finished")
+    (folder / RECORD).write_text(record.to_json())
+    (folder / RECIPE).write_text("data: {class_path: models.word_streams.Tones}\n")
+    return root
+
+
+@cache
+def exported() -> Path:
+    """The ONNX file of that run; takes a while."""
+    from lightsleeper.deploy.export import write_onnx
+    from lightsleeper.deploy.finalize import load_model
+    from lightsleeper.run_folder import EXPORT
+
+    folder = spotter_runs() / "spot" / RUN / EXPORT
+    write_onnx(load_model(folder).export_spec()[0], folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+_KEPT: list[tempfile.TemporaryDirectory] = []

@@ -1,8 +1,10 @@
 import json
 
 import pytest
+import soundfile
+from models.word_streams import scene
 from tiny_detector import LOUD, write_graph
-from tiny_spotter import recording, write_spotter
+from tiny_spotter import RUN, exported, recording, spotter_runs, write_spotter
 
 
 @pytest.fixture
@@ -96,3 +98,17 @@ def test_a_wake_word_is_still_told_to_listen(cli, tmp_path, wav):
     done = cli("detect", str(write_graph(tmp_path / "louder.onnx", LOUD)), wav, "--keyword", "hey")
     assert done.code == 2
     assert "`lightning listen" in done.err
+
+
+@pytest.mark.slow
+def test_a_run_and_its_file_find_the_same_words(cli, tmp_path):
+    path = tmp_path / "tones.wav"
+    soundfile.write(path, scene(6.0, 3)[0].numpy(), 16_000)
+    (run,) = json.loads(cli("detect", RUN, "--runs-dir", str(spotter_runs()), str(path), "--json").out)
+    (exported,) = json.loads(cli("detect", str(exported()), str(path), "--json").out)
+    assert len(run["words"]) > 2
+    assert run["skipped"] == pytest.approx(exported["skipped"])
+    for ours, theirs in zip(run["words"], exported["words"], strict=True):
+        assert ours["word"] == theirs["word"]
+        assert ours["begin_s"] == pytest.approx(theirs["begin_s"], abs=1e-3)
+        assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)
