@@ -105,10 +105,10 @@ def test_a_run_and_its_file_find_the_same_words(cli, tmp_path):
     path = tmp_path / "tones.wav"
     soundfile.write(path, scene(6.0, 3)[0].numpy(), 16_000)
     (run,) = json.loads(cli("detect", RUN, "--runs-dir", str(spotter_runs()), str(path), "--json").out)
-    (exported,) = json.loads(cli("detect", str(exported()), str(path), "--json").out)
+    (file,) = json.loads(cli("detect", str(exported()), str(path), "--json").out)
     assert len(run["words"]) > 2
-    assert run["skipped"] == pytest.approx(exported["skipped"])
-    for ours, theirs in zip(run["words"], exported["words"], strict=True):
+    assert run["skipped"] == pytest.approx(file["skipped"])
+    for ours, theirs in zip(run["words"], file["words"], strict=True):
         assert ours["word"] == theirs["word"]
         assert ours["begin_s"] == pytest.approx(theirs["begin_s"], abs=1e-3)
         assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)

@@ -37,7 +37,7 @@ def test_the_exported_file_answers_as_the_run_does(cli, tmp_path, runs):
     file = evaluated(cli, tmp_path, str(exported()))
     assert file["conditions"]["runtime"].startswith("onnxruntime")
     for name, value in run["sets"]["test"]["shipped"].items():
-        assert file["sets"]["test"]["shipped"][name]["value"] == pytest.approx(value["value"], abs=0.01, rel=0.01), name
+        assert file["sets"]["test"]["shipped"][name]["value"] == pytest.approx(value["value"], abs=0.01, rel=0.05), name
 
 
 def test_threshold_and_split_may_be_chosen(cli, tmp_path, runs):

@@ -23,7 +23,7 @@ QUICK = (
 )  # fmt: skip
 
 UNGATED = Arm("ungated", "word_spotter", (), "conformer")
-GATED = Arm("gated", "word_spotter_gated", (), "gated conformer", step=("parent", ()))
+GATED = Arm("gated", "word_spotter_gated", (), "gated conformer", step=("spotter", ()))
 SMALL = Arm("small", "word_spotter", (), "small conformer", ("overlays/word_spotter_small",))
 BC_RESNET = Arm("bc_resnet", "word_spotter", (), "BC-ResNet", ("overlays/word_spotter_bcresnet",))
 
