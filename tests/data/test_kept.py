@@ -7,9 +7,12 @@ import pytest
 import torch
 from data.test_streams import scenery
 from data.test_wake_clips import rows
+from data.test_word_clips import clips
 from lightsleeper.data import kept
-from lightsleeper.data.kept import KeptClips, KeptStream
+from lightsleeper.data.batch import SharedEpoch
+from lightsleeper.data.kept import KeptClips, KeptStream, KeptUtterances
 from lightsleeper.data.streams import Scenery
+from lightsleeper.data.word_clips import UtteranceClips
 from lightsleeper.errors import UserError
 
 
@@ -100,3 +103,43 @@ def test_a_full_disk_is_named_before_anything_is_written(cache: Path, monkeypatc
         KeptStream(scenery(3), "origin").read(0, 10)
     with pytest.raises(UserError, match="keep_clips: 0"):
         KeptClips(rows(5)[0], 1, "origin")[0]
+
+
+def test_kept_utterances_are_those_of_the_first_epochs_in_turn():
+    epoch, turn = SharedEpoch(), SharedEpoch()
+    fresh, utterances = clips(epoch, joined=(1, 3)), KeptUtterances(clips(turn, joined=(1, 3)), 2, "origin")
+    assert len(utterances) == len(fresh)
+    for number in (0, 1, 2, 3):
+        turn.set(number)
+        epoch.set(number % 2)
+        for index in (0, 8, 13):
+            found, made = utterances[index], fresh[index]
+            assert found.keys() == made.keys()
+            assert found["clip"] == made["clip"]
+            for name in ("word", "begin_s", "end_s"):
+                assert torch.equal(found[name], made[name])
+                assert found[name].dtype is made[name].dtype
+            assert torch.allclose(found["audio"], made["audio"], atol=1 / 65536 + 1e-7)
+
+
+def test_utterances_are_made_once_and_by_their_origin(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    first = KeptUtterances(clips(), 1, "origin")[3]["audio"]
+    monkeypatch.setattr(UtteranceClips, "__getitem__", lambda *_: pytest.fail("made again"))
+    assert torch.equal(KeptUtterances(clips(), 1, "origin")[3]["audio"], first)
+    assert torch.equal(pickle.loads(pickle.dumps(KeptUtterances(clips(), 1, "origin")))[3]["audio"], first)
+    keys = {KeptUtterances(clips(**mix), 1, origin).key for mix in ({}, {"joined": (1, 2)}) for origin in "ab"}
+    assert len(keys) == 4
+
+
+def test_samples_without_their_index_are_made_again(cache: Path):
+    utterances = KeptUtterances(clips(), 1, "origin")
+    whole = utterances[3]["audio"]
+    next((cache / "word_clips").glob("*.npz")).unlink()
+    next((cache / "word_clips").glob("*.i16")).write_bytes(b"")
+    assert torch.equal(KeptUtterances(clips(), 1, "origin")[3]["audio"], whole)
+
+
+def test_a_full_disk_is_named_before_utterances_are_made(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kept, "free_bytes", lambda _: 1 << 29)
+    with pytest.raises(UserError, match="are needed to keep rendered audio"):
+        KeptUtterances(clips(), 1, "origin")[0]

@@ -230,7 +230,8 @@ class StrungWords(RunningSpeech):
         return {part: found[part] for part in PARTS}
 
     def origin(self) -> Any:
-        return [self.clips.hash, self.bandwidth_hz, [list(self.spoken[part].clips) for part in PARTS]]
+        parts = [[list(spoken.clips), list(spoken.others)] for spoken in self.spoken.values()]
+        return [self.clips.hash, self.bandwidth_hz, parts]
 
     def members(self, part: str) -> dict[str, set[str]]:
         clips = [*self.spoken[part].clips, *self.spoken[part].others]
