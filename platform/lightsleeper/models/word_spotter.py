@@ -419,6 +419,9 @@ class WordSpotter(Family):
         return {"past_ms": past, "future_ms": ahead, "state_bytes": 4.0 * self.encoder.chain.state_size}
 
     def export_spec(self) -> list[ExportGraph]:
+        """None before it is known how many words there are."""
+        if "heads" not in self._modules:
+            return []
         hop = self.hop_samples
 
         def audio(seed: int, hops: int = 1) -> Tensor:

@@ -35,21 +35,21 @@ class GatedBlock(Block):
         )
 
     def residual(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The residual stream (M, N, d) behind the modules, and the decisions (M,)."""
+        """The residual stream (M, N, d) behind the modules, and the decisions (M, 1)."""
         decisions: list[Tensor] = []
         for number, branch in enumerate(self.branches()):
             if self.gates is None or not self.gating:
                 x = x + branch(x)
-                decisions.append(x.new_ones(len(x)))
+                decisions.append(x.new_ones(len(x), 1))
                 continue
             gate: Gate = self.gates[number]  # type: ignore[assignment]
             if self.training:
                 opened = gate.sample(x)
-                x = x + opened[:, None, None] * branch(x)  # closed too: the gate learns from what it missed
+                x = x + opened[..., None] * branch(x)  # closed too: the gate learns from what it missed
             else:
                 opened = gate.open(x)
                 x = skipping(x, opened, branch)
-            decisions.append(opened.to(x.dtype))
+            decisions.append(opened)
         return x, decisions
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:  # type: ignore[override]
@@ -99,7 +99,7 @@ class GatedConformer(nn.Module):
         for block in self.blocks:
             x, made = block(x)
             decisions += made
-        return x, torch.stack(decisions, 1)
+        return x, torch.cat(decisions, 1).to(x.dtype)
 
     @property
     def modules_named(self) -> list[str]:

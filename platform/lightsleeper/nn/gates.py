@@ -11,11 +11,11 @@ so that a trained network begins as it was, are ours.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Branch = Callable[[Tensor], Tensor]
 
-THRESHOLD = 0.5
 START_OPEN = 0.9  # share of open gates before they learn; ours
 KEEP, SKIP = 0, 1
 
@@ -30,38 +30,45 @@ class Gate(nn.Module):
         with torch.no_grad():
             self.logits.bias.copy_(torch.tensor([START_OPEN, 1 - START_OPEN]).log())
 
+    def margin(self, x: Tensor) -> Tensor:
+        """Logit (M, 1) of keeping over skipping, for windows x (M, N, d)."""
+        weight, bias = self.logits.weight, self.logits.bias
+        return F.linear(x.mean(1), (weight[KEEP] - weight[SKIP])[None], (bias[KEEP] - bias[SKIP])[None])
+
     def keep(self, x: Tensor) -> Tensor:
-        """Probability (M,) that the module runs on windows x (M, N, d)."""
-        return self.logits(x.mean(1)).softmax(-1)[:, KEEP]
+        """Probability (M, 1) that the module runs: the softmax of two is the sigmoid of their difference."""
+        return self.margin(x).sigmoid()
 
     def sample(self, x: Tensor) -> Tensor:
-        """0 or 1 for each window (M,), drawn; the gradient is that of the relaxed sample."""
-        return straight_through(self.logits(x.mean(1)), self.temperature)
+        """0 or 1 for each window (M, 1), drawn; the gradient is that of the relaxed sample."""
+        return straight_through(self.margin(x), self.temperature)
 
     def open(self, x: Tensor) -> Tensor:
-        """What inference decides, (M,) bool."""
-        return self.keep(x) > THRESHOLD
+        """What inference decides, (M, 1) bool: keeping is likelier than one half."""
+        return self.margin(x) > 0
 
 
-def straight_through(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """A Gumbel-softmax sample (M,) of the first of two logits (M, 2): exactly 0 or 1, with the soft sample's gradient.
-
-    Between two classes the difference of the noises is logistic.
+def straight_through(margin: Tensor, temperature: float = 1.0) -> Tensor:
+    """A Gumbel-softmax sample of the first of two classes whose logits differ by ``margin``: exactly 0 or 1, with the
+    soft sample's gradient. Between two classes the difference of the noises is logistic.
     """
-    uniform = torch.rand_like(logits[:, 0]).clamp(1e-6, 1 - 1e-6)
-    soft = ((logits[:, KEEP] - logits[:, SKIP] + uniform.logit()) / temperature).sigmoid()
+    uniform = torch.rand_like(margin).clamp(1e-6, 1 - 1e-6)
+    soft = ((margin + uniform.logit()) / temperature).sigmoid()
     return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
 
 
 def skipping(x: Tensor, opened: Tensor, branch: Branch) -> Tensor:
-    """``x + branch(x)`` for the windows of x (M, N, d) that are ``opened`` (M,) and x for the others, not computed."""
+    """``x + branch(x)`` for the windows of x (M, N, d) that are ``opened`` (M, 1) and x for the others, not computed.
+
+    In an exported graph, of one window, it is an If.
+    """
     if torch.compiler.is_exporting():
-        return torch.cond(opened[0], lambda x: x + branch(x), lambda x: x.clone(), (x.contiguous(),))
+        return torch.cond(opened, lambda x: x + branch(x), lambda x: x.clone(), (x.contiguous(),))
     if not opened.any():
         return x
     if opened.all():
         return x + branch(x)
-    rows = opened.nonzero()[:, 0]
+    rows = opened[:, 0].nonzero()[:, 0]
     some = x[rows]
     return x.index_copy(0, rows, some + branch(some))
 
