@@ -28,7 +28,7 @@ def row(arm: str, seed: int, right: int, alarms: int = 1, skipped: float | None 
         metrics |= {f"skipped_{name}": {"value": skipped} for name in ("speech", "noise", "silence")}
     return {
         "arm": arm, "label": arm, "seed": seed, "run": f"{arm}-{seed}", "metrics": metrics, "parameters": 100_000,
-        "macs": 2_000_000, "encoder_macs": 1_000_000, "fit_s": 100.0,
+        "macs": 2_000_000, "encoder_macs": 1_000_000, "fit_s": 100.0, "hours": {"speech": 0.5, "noise": 0.25},
         "streams": {str(number): [20, right + alarms, right] for number in range(STREAMS)},
     }  # fmt: skip
 
@@ -53,9 +53,11 @@ def test_streams_without_words_and_alarms_on_one_side_only_are_compared_too():
 
 def test_details_become_counts_by_stream():
     details = {
-        "words": {"stream": [0, 0, 3], "score": [0.9, None, 0.8]}, "false_alarms": {"stream": [3, 5, 5]}
+        "streams": {"stream": [0, 3, 5, 6], "content": ["speech"] * 3 + ["noise"], "seconds": [60.0, 60.0, 60.0, 36.0]},
+        "words": {"stream": [0, 0, 3], "score": [0.9, None, 0.8]}, "false_alarms": {"stream": [3, 5, 5]},
     }  # fmt: skip
-    assert bench.by_stream(details) == {"0": [2, 1, 1], "3": [1, 2, 1], "5": [0, 2, 0]}
+    assert bench.by_stream(details) == {"0": [2, 1, 1], "3": [1, 2, 1], "5": [0, 2, 0], "6": [0, 0, 0]}
+    assert bench.hours(details) == pytest.approx({"speech": 0.05, "noise": 0.01})
 
 
 def test_a_pair_is_compared_over_seeds():
@@ -74,7 +76,7 @@ def test_the_claims_are_judged_by_their_own_words():
     made = rows("ungated", 18, 18) + rows("gated", 17, 18, skipped=0.98) + rows("small", 12, 13)
     result = {"trainings": 9, "groups": ["gates"], "rows": made, "found": bench.compared(made, ["gates"])}
     text = "\n".join(bench.report(result))
-    assert "6 of 9 trainings; 600 words in 30 streams" in text
+    assert "6 of 9 trainings; 600 words in 30 streams: 0.50 h of speech, 0.25 h of noise" in text
     assert "at most 0.01 of F1 lost: lost +0.0" in text
     assert "(97.5 %): MISSED" in text
     assert text.count("97 % of the encoder skipped on") == 2

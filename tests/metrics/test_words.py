@@ -163,6 +163,7 @@ def test_details_name_each_word_and_each_false_alarm():
         ([(1.0, 2.0, 1), (4.0, 5.0, 0)], steps((0.9, 1, 1.1, 2.0), (0.8, 2, 7.0, 8.0)), 10.0, "speech"), threshold=0.5
     )
     found = metric.details()
+    assert found["streams"] == {"stream": [0], "content": ["speech"], "seconds": [10.0]}
     assert found["words"] == {
         "stream": [0, 0], "word": [1, 0], "begin_s": [1.0, 4.0], "end_s": [2.0, 5.0],
         "score": [pytest.approx(0.9), None], "iou": [pytest.approx(0.9), None],

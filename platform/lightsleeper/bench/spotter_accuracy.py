@@ -76,6 +76,7 @@ def row_of(arm: str, label: str, seed: int, folder: Path) -> Row:
     artifact = next(artifact for artifact in record.artifacts if artifact["format"] == "onnx")
     stored = OnnxGraph(folder / artifact["path"]).metadata
     metrics = {name.removeprefix("test/"): value for name, value in record.metrics.items() if name.startswith("test/")}
+    details = json.loads((folder / DETAILS).read_text(encoding="utf-8"))["test"]
     return {
         "arm": arm,
         "label": label,
@@ -86,7 +87,8 @@ def row_of(arm: str, label: str, seed: int, folder: Path) -> Row:
         "macs": record.size.get("macs"),
         "encoder_macs": int(stored["encoder_macs"]),
         "fit_s": record.seconds.get("fit"),
-        "streams": by_stream(json.loads((folder / DETAILS).read_text(encoding="utf-8"))["test"]),
+        "streams": by_stream(details),
+        "hours": hours(details),
     }
 
 
@@ -96,8 +98,16 @@ def by_stream(details: dict[str, Any]) -> dict[str, list[int]]:
     spoken = Counter(words["stream"])
     pairs = zip(words["stream"], words["score"], strict=True)
     right = Counter(stream for stream, score in pairs if score is not None)
-    streams = sorted(spoken.keys() | alarms.keys())
+    streams = sorted(details["streams"]["stream"])
     return {str(number): [spoken[number], right[number] + alarms[number], right[number]] for number in streams}
+
+
+def hours(details: dict[str, Any]) -> dict[str, float]:
+    """Of the test streams, by content."""
+    found: Counter[str] = Counter()
+    for content, seconds in zip(details["streams"]["content"], details["streams"]["seconds"], strict=True):
+        found[content] += seconds / 3600
+    return dict(found)
 
 
 def macs_per_hop(row: Row, content: str) -> float:
@@ -210,8 +220,8 @@ def table(rows: Sequence[Row], arms: Sequence[tuple[str, str]]) -> Iterator[str]
 
 
 def _counts(row: Row) -> str:
-    recall = row["metrics"]["recall"]
-    return f"{recall['n']} words in {len(row['streams'])} streams with words or alarms"
+    heard = ", ".join(f"{value:.2f} h of {content}" for content, value in row["hours"].items())
+    return f"{row['metrics']['recall']['n']} words in {len(row['streams'])} streams: {heard}"
 
 
 def _verdict(found: dict[str, Any]) -> str:

@@ -189,12 +189,14 @@ class WordDetection(Metric):
         }
 
     def details(self, threshold: float | None = None) -> dict[str, Any]:
-        """Word by word and false alarm by false alarm at a threshold, by column, for comparisons that pair them."""
+        """Streams, words, and false alarms at a threshold, one by one and by column, for comparisons that pair them."""
         at = self.threshold if threshold is None else threshold
         spoken: dict[str, list[Any]] = {name: [] for name in ("stream", "word", "begin_s", "end_s", "score", "iou")}
         spurious: dict[str, list[Any]] = {name: [] for name in ("stream", "word", "begin_s", "end_s", "score")}
+        heard: dict[str, list[Any]] = {name: [] for name in ("stream", "content", "seconds")}
         with self._gathered():
             for stream in self._streams():
+                _extend(heard, [[stream.number], [stream.content], [stream.seconds]])
                 event, truth, iou = stream.there(stream.matched, at)
                 score: list[float | None] = [None] * len(stream.truths.word)
                 places: list[float | None] = [None] * len(stream.truths.word)
@@ -206,7 +208,7 @@ class WordDetection(Metric):
                 false = stream.events.at(wrong)
                 times = [false.word, false.begin, false.end, false.score]
                 _extend(spurious, [[stream.number] * len(wrong), *(c.tolist() for c in times)])
-        return {"words": spoken, "false_alarms": spurious}
+        return {"streams": heard, "words": spoken, "false_alarms": spurious}
 
     def _gathered(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._is_synced else self.sync_context(dist_sync_fn=self.dist_sync_fn)
