@@ -23,7 +23,7 @@ from lightsleeper.metrics.words import CONTENTS
 
 DATA = "LIGHTSLEEPER_REAL_DATA"
 DIGITS, NEGATIVES, NOISE = "spoken_digits", "coffee_orders", "speech_commands_sample/_background_noise_"
-RECIPE, GATED, OVERLAY, STEP = "word_spotter", "word_spotter_gated", "overlays/word_spotter_people", "spotter"
+RECIPE, GATED, OVERLAY, STEP = "word_spotter", "word_spotter_gated", "overlays/word_spotter_digits_people", "spotter"
 TESTED = 2  # speakers of a fold
 SAME = ("--data.seed=0", "--tracking.mode=disabled", "--run.threads=1")
 QUICK = (
