@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from lightsleeper_callbacks import Phase, finalize
 from lightsleeper_callbacks.base import Compression, check_alone, check_together
-from lightsleeper_callbacks.edkm import Clustered, EDKMClustering
+from lightsleeper_callbacks.edkm import EDKMClustering
+from lightsleeper_callbacks.edkm_weight import Clustered
 from lightsleeper_callbacks.layout import Layout
 from lightsleeper_callbacks.weights import Transform, attach, carried, detach, find
 from torch import Tensor, nn

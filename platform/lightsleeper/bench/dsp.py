@@ -8,8 +8,6 @@ rows and scaled to the batch (their rows are independent loops); ``reference_row
 import itertools
 import math
 import os
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lightsleeper.bench.conditions import conditions, torch_threads
+from lightsleeper.bench.timing import shown, timed
 from lightsleeper.errors import UserError
 from lightsleeper.nn.matching import token_distances
 from lightsleeper.nn.partition import dsp_partition
@@ -183,29 +182,18 @@ def measure_tokens(settings: Settings, count: int) -> dict[str, Any]:
         "max_difference": float((batched(False)[: len(few)] - expected).abs().max()),
         "peak_bytes": {name: peak_bytes(partial(batched, b)) for name, b in _PASSES},
         "full_tensor_bytes": rows * frames * frames * settings.channels * 4,
-        "one_pair_ms": spread(partial(batched, False, slice(0, 1)), settings.repeats * 4, 1.0),
+        "one_pair_ms": timed(partial(batched, False, slice(0, 1)), settings.repeats * 4),
     }
     for name, backward in _PASSES:
-        timed: dict[str, Any] = {
-            "batched_ms": spread(partial(batched, backward), settings.repeats, 1.0),
-            "plain_ms": spread(partial(looped, plain_reference, backward), settings.repeats, scale),
-            "inner_ms": spread(partial(looped, inner_reference, backward), settings.repeats, scale),
+        row: dict[str, Any] = {
+            "batched_ms": timed(partial(batched, backward), settings.repeats),
+            "plain_ms": timed(partial(looped, plain_reference, backward), settings.repeats, scale),
+            "inner_ms": timed(partial(looped, inner_reference, backward), settings.repeats, scale),
         }
         for reference in ("plain", "inner"):
-            timed[f"speedup_{reference}"] = timed[f"{reference}_ms"]["median"] / timed["batched_ms"]["median"]
-        result[name] = timed
+            row[f"speedup_{reference}"] = row[f"{reference}_ms"]["median"] / row["batched_ms"]["median"]
+        result[name] = row
     return result
-
-
-def spread(call: Callable[[], Any], repeats: int, scale: float) -> dict[str, float]:
-    """Median, least and largest of ``repeats`` timed calls after one untimed, in ms times ``scale``."""
-    call()
-    taken = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        taken.append((time.perf_counter() - started) * 1e3 * scale)
-    return {"median": statistics.median(taken), "min": min(taken), "max": max(taken), "repeats": repeats}
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:
@@ -273,4 +261,4 @@ def _walk(step: list[list[int]], m: int) -> list[int]:
 
 
 def _range(times: dict[str, float]) -> str:
-    return f"{times['median']:.1f} ({times['min']:.1f}-{times['max']:.1f})"
+    return shown(times, 1, ("min", "max"))

@@ -9,8 +9,6 @@ tokens against the plain one. memory: bytes kept for backward by the weights of 
 import contextlib
 import logging
 import os
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -20,13 +18,13 @@ from typing import Any
 import torch
 from lightsleeper_callbacks import dkm as plain
 from lightsleeper_callbacks import edkm_chunked, edkm_saved, edkm_table
-from lightsleeper_callbacks.edkm import SOFTNESS, EDKMClustering
+from lightsleeper_callbacks.edkm import EDKMClustering
+from lightsleeper_callbacks.edkm_weight import SOFTNESS
 from lightsleeper_callbacks.kmeans import kmeans
 from torch import Tensor, nn
 
-from lightsleeper.bench.conditions import conditions, torch_threads
-from lightsleeper.bench.dsp import spread
-from lightsleeper.errors import UserError
+from lightsleeper.bench.conditions import chosen_parts, conditions, torch_threads
+from lightsleeper.bench.timing import Spread, in_turns, shown, spread, timed
 
 PARTS = ("layer", "step", "memory")
 BITS, ITERATIONS = 3, 5
@@ -37,15 +35,11 @@ TOKENS = 2048
 LLAMA = {"q k v o": (4, 1, 1), "gate up down": (3, 1, 11008 / 4096)}  # matrices of one decoder layer, in widths
 WIDTH = 4096
 PAPER_SHARDS = 8
-Timing = dict[str, float]
 
 
 def run(args: Any) -> dict[str, Any]:
     """Measure the parts asked for, print them and return the numbers. Raises UserError for an unknown part."""
-    wanted = list(args.part) or list(PARTS)
-    for name in wanted:
-        if name not in PARTS:
-            raise UserError(f"bench edkm: there is no part '{name}'; valid: {', '.join(PARTS)}.")
+    wanted = chosen_parts("edkm", args.part, PARTS)
     threads = args.threads or os.cpu_count() or 1
     result: dict[str, Any] = {"quick": args.quick, "conditions": _conditions(threads)}
     print("eDKM: " + ", ".join(f"{name} {value}" for name, value in result["conditions"].items()))
@@ -99,16 +93,16 @@ def layer(quick: bool, repeats: int | None) -> dict[str, Any]:
         "dense": (short, plain.dkm, slow),
         "dense, float32 weights": (long, plain.dkm, slow),
     }
-    times: dict[str, Timing] = {}
+    times: dict[str, Spread] = {}
     differences: dict[str, float] = {}
     exact = {id(problem): problem.exact() for problem in (short, long)}
     for name, (problem, method, count) in methods.items():
         differences[name] = _apart(problem.solve(method), exact[id(problem)])
-        times[name] = spread(lambda: problem.solve(method), count, 1.0)  # noqa: B023 - called at once
+        times[name] = timed(lambda: problem.solve(method), count)  # noqa: B023 - called at once
     modules = {"callback, auto": _module(short.weight.detach())}
-    times["callback, auto"] = spread(_one_row(modules["callback, auto"]), fast, 1.0)
+    times["callback, auto"] = timed(_one_row(modules["callback, auto"]), fast)
     if (apple := _coremltools(short.weight.detach())) is not None:
-        times["coremltools"] = spread(_one_row(apple), slow, 1.0)
+        times["coremltools"] = timed(_one_row(apple), slow)
     pairs = {
         "dense": "table",
         "dense, float32 weights": "chunked, float32 weights",
@@ -153,7 +147,7 @@ def _floor(problem: Clustering, repeats: int) -> dict[str, float]:
         "look up": lambda: table.index_select(0, codes),
         "add up": lambda: torch.zeros(edkm_table.VALUES).index_add_(0, codes, grad),
     }
-    return {name: spread(call, repeats, 1.0)["median"] for name, call in calls.items()}
+    return {name: timed(call, repeats)["median"] for name, call in calls.items()}
 
 
 def _module(weight: Tensor) -> nn.Linear:
@@ -225,18 +219,8 @@ def step(quick: bool, repeats: int | None) -> dict[str, Any]:
     edkm.step(long, 0.0)
     modules["float32, chunked"] = long
     calls = {name: _training_step(module, x) for name, module in modules.items()}
-    # Interleaved: what disturbs the machine disturbs all of them.
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(1 + (repeats or (5 if quick else 20))):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if turn:
-                times[name].append((time.perf_counter() - started) * 1e3)
-    found = {
-        name: {"median": statistics.median(taken), "min": min(taken), "max": max(taken), "repeats": len(taken)}
-        for name, taken in times.items()
-    }
+    times = in_turns(calls, repeats or (5 if quick else 20))
+    found = {name: {**spread(taken), "repeats": len(taken)} for name, taken in times.items()}
     ratios = {name: found[name]["median"] / found["plain"]["median"] for name in found}
     return {"size": size, "tokens": tokens, "ms": found, "ratio": ratios}
 
@@ -359,5 +343,5 @@ RENDER: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 }
 
 
-def _range(times: Timing) -> str:
-    return f"{times['median']:.2f} ({times['min']:.2f}-{times['max']:.2f})"
+def _range(times: Spread) -> str:
+    return shown(times, 2, ("min", "max"))

@@ -6,10 +6,7 @@ exported. A network is timed in every round, in turn, so that a change of the ma
 """
 
 import copy
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightsleeper.bench.conditions import conditions, torch_threads
+from lightsleeper.bench.conditions import chosen_parts, conditions, torch_threads
+from lightsleeper.bench.timing import in_turns, shown, spread
 from lightsleeper.deploy.export import write_onnx
 from lightsleeper.deploy.liveness import peak_activation_bytes
 from lightsleeper.deploy.runtime import OnnxGraph
-from lightsleeper.errors import UserError
 from lightsleeper.models.family import ExportGraph
 from lightsleeper.models.small_cnn import ConvLayer, SpokenWordCNN
 
@@ -56,9 +53,7 @@ def run(args: Any = None) -> dict[str, Any]:
     unknown part.
     """
     quick = bool(getattr(args, "quick", False))
-    parts = list(getattr(args, "part", None) or PARTS)
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UserError(f"bench fold has no part '{unknown[0]}'; parts are {', '.join(PARTS)}.")
+    parts = chosen_parts("fold", getattr(args, "part", None), PARTS)
     threads = getattr(args, "threads", None) or 1
     repeats = getattr(args, "repeats", None) or (50 if quick else 1000)
     width = 16 if quick else 32
@@ -143,7 +138,7 @@ def latencies(networks: dict[str, Network], repeats: int, threads: int) -> dict[
             write_onnx(ExportGraph(name, network, lambda seed: {"features": features(seed=seed)}, ["logits"]), path)
             sessions[name] = OnnxGraph(path, threads)
         calls = {name: partial(session.run, feeds) for name, session in sessions.items()}
-        return in_turn(calls, repeats, warm_up=20)
+        return {name: spread(taken) for name, taken in in_turns(calls, repeats, warm_up=20).items()}
 
 
 def training_steps(networks: dict[str, Network], repeats: int) -> dict[str, dict[str, float]]:
@@ -156,23 +151,7 @@ def training_steps(networks: dict[str, Network], repeats: int) -> dict[str, dict
 
     trained = {name: copy.deepcopy(network).train() for name, network in networks.items()}
     calls = {name: partial(step, network) for name, network in trained.items()}
-    return in_turn(calls, repeats, warm_up=1)
-
-
-def in_turn(calls: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int) -> dict[str, dict[str, float]]:
-    """Median, 10th and 90th percentile of each call in ms, all called once in every round."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for round_number in range(warm_up + repeats):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            if round_number >= warm_up:
-                taken[name].append(1e3 * (time.perf_counter() - started))
-    found = {}
-    for name, times in taken.items():
-        tenths = statistics.quantiles(times, n=10, method="inclusive")
-        found[name] = {"median": statistics.median(times), "p10": tenths[0], "p90": tenths[-1]}
-    return found
+    return {name: spread(taken) for name, taken in in_turns(calls, repeats).items()}
 
 
 def render(result: dict[str, Any]) -> str:
@@ -198,4 +177,4 @@ def render(result: dict[str, Any]) -> str:
 
 
 def _range(times: dict[str, float] | None) -> str:
-    return "" if times is None else f"{times['median']:.3f} ({times['p10']:.3f}-{times['p90']:.3f})"
+    return "" if times is None else shown(times, 3)

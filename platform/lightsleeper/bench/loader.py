@@ -6,7 +6,6 @@ the cores from the training without ever making it wait.
 """
 
 import os
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 from rich.console import Console
 
 from lightsleeper import recipe as recipes
+from lightsleeper.bench.timing import spread
 from lightsleeper.errors import UserError
 from lightsleeper.recipe import parsing
 from lightsleeper.stages.console import Log
@@ -149,6 +149,5 @@ def _fit(parts: parsing.Parts, steps: int, profiler: SimpleProfiler) -> None:
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
-    """Milliseconds: median, 10th and 90th percentile."""
-    tenths = statistics.quantiles(seconds, n=10) if len(seconds) > 1 else [seconds[0]] * 9
-    return {"median": statistics.median(seconds) * 1e3, "p10": tenths[0] * 1e3, "p90": tenths[8] * 1e3}
+    """Of milliseconds."""
+    return spread([1e3 * taken for taken in seconds])

@@ -6,7 +6,6 @@ callback is in the middle of its ramp, so thresholds move. Part ``accuracy``: se
 
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from lightsleeper_callbacks.pdp import PDPMasking
 from torch import Tensor
 
 from lightsleeper.bench import pdp_accuracy
-from lightsleeper.bench.conditions import conditions, torch_threads
+from lightsleeper.bench.conditions import chosen_parts, conditions, torch_threads
 from lightsleeper.bench.pdp_nets import ByteLM, ResidualCNN, Trained
+from lightsleeper.bench.timing import in_turns
 from lightsleeper.deploy.benchmark import machine_lock
-from lightsleeper.errors import UserError
 
 PARTS = ("step", "accuracy")
 TARGET = 0.05  # overhead of a step at the larger batch
@@ -42,10 +41,7 @@ def run(args: Any) -> dict[str, Any]:
 
     Raises UserError for an unknown part.
     """
-    for part in args.part:
-        if part not in PARTS:
-            raise UserError(f"bench pdp has no part '{part}': it has {', '.join(PARTS)}.")
-    chosen = args.part or PARTS
+    chosen = chosen_parts("pdp", args.part, PARTS)
     with torch_threads(args.threads or torch.get_num_threads()):
         result: dict[str, Any] = {"conditions": conditions(torch.get_num_threads(), dtype="float32")}
         print("PDP: " + ", ".join(f"{name} {value}" for name, value in result["conditions"].items()))
@@ -106,15 +102,7 @@ def step(repeats: int, quick: bool) -> list[dict[str, Any]]:
     for name, batch, calls in CASES:
         size = batch // 4 if quick and name == "transformer" else batch
         steppers = {mode: _stepper(name, size, make) for mode, make in {"dense": None, **MODES}.items()}
-        times: dict[str, list[float]] = {mode: [] for mode in steppers}
-        for call in steppers.values():
-            call()
-        for _ in range(repeats):  # in turns: what else the machine does meets all alike
-            for mode, call in steppers.items():
-                started = time.perf_counter()
-                for _ in range(calls):
-                    call()
-                times[mode].append((time.perf_counter() - started) / calls * 1e3)
+        times = in_turns(steppers, repeats, each=calls)
         for mode in MODES:
             ratios = sorted(pruned / dense - 1 for pruned, dense in zip(times[mode], times["dense"], strict=True))
             rows.append(

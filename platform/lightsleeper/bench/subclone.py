@@ -24,7 +24,7 @@ from lightsleeper_callbacks.subclone import load_parent, needs_batches, subclone
 from lightsleeper_callbacks.subclone_wiring import resized
 from torch import Tensor
 
-from lightsleeper.bench.conditions import conditions, torch_threads
+from lightsleeper.bench.conditions import chosen_parts, conditions, torch_threads
 from lightsleeper.bench.subclone_report import QUARTER, RANDOM, SUBCLONED, render, summarize
 from lightsleeper.data.python_sources import read_text, standard_library
 from lightsleeper.errors import UserError
@@ -102,9 +102,7 @@ GIVEN = Settings(
 
 def run(args: Any) -> dict[str, Any]:
     """Train what is not in ``--out`` yet, print the tables, return all numbers. Raises UserError."""
-    parts = list(args.part) or (["speed"] if args.parent else list(PARTS))
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise UserError(f"bench subclone has no part '{unknown[0]}'; expected {' or '.join(PARTS)}.")
+    parts = chosen_parts("subclone", args.part or (["speed"] if args.parent else None), PARTS)
     settings = QUICK if args.quick else FULL
     if args.parent:
         settings = replace(GIVEN, parent=args.parent, budget=20_000 if args.quick else GIVEN.budget)

@@ -23,6 +23,7 @@ import numpy as np
 
 from lightsleeper.bench import wakeword_speed_report
 from lightsleeper.bench.engine_clock import FORMS, EngineClock
+from lightsleeper.bench.timing import spread
 from lightsleeper.bench.wakeword_nets import FOLDED, NETWORKS, QUICK, make, write
 from lightsleeper.deploy.benchmark import speech_like_noise
 from lightsleeper.deploy.detector import OnnxStream, StreamingDetector
@@ -149,11 +150,6 @@ def compared(engine: EngineClock, times: Times) -> dict[str, Any]:
 def _us(times: list[tuple[float, float]]) -> dict[str, float]:
     clock = float(np.median([1e6 * clock_s for clock_s, _ in times]))
     return {**spread([1e6 * processor_s for _, processor_s in times]), "clock_median": clock}
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    low, median, high = np.percentile(values, [10, 50, 90]).tolist()
-    return {"median": median, "p10": low, "p90": high, "lowest": min(values)}
 
 
 def added_latency_ms(hop_ms: float, chunk_ms: float) -> dict[str, float]:

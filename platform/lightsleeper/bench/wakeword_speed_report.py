@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightsleeper.bench.engine_clock import FORMS
+from lightsleeper.bench.timing import shown
 from lightsleeper.bench.wakeword_nets import FOLDED, MEMORY_MS
 
 EQUAL = 1e-5
@@ -96,8 +97,8 @@ def _engine(engine: Row, ours: Row) -> Iterator[str]:
 
 
 def _range(times: Row) -> str:
-    return f"{times['median']:.0f} ({times['p10']:.0f}-{times['p90']:.0f})"
+    return shown(times, 0)
 
 
 def _ratio(ratio: Row) -> str:
-    return f"{ratio['median']:.2f} ({ratio['p10']:.2f}-{ratio['p90']:.2f})"
+    return shown(ratio, 2)
