@@ -25,6 +25,7 @@ __all__ = [
     "replacing",
     "sha256",
     "write_atomic",
+    "write_json",
 ]
 
 
@@ -98,6 +99,12 @@ def write_atomic(path: Path, text: str) -> None:
         _move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Replace ``path`` by ``content`` at once. Raises UserError where it cannot be written."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
 def _beside(path: Path) -> Path:

@@ -7,10 +7,8 @@ tokens against the plain one. memory: bytes kept for backward by the weights of 
 """
 
 import contextlib
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 
 from lightsleeper.bench.conditions import chosen_parts, conditions, torch_threads
 from lightsleeper.bench.timing import Spread, in_turns, shown, spread, timed
+from lightsleeper.quiet import quiet
 
 PARTS = ("layer", "step", "memory")
 BITS, ITERATIONS = 3, 5
@@ -174,7 +173,7 @@ def _one_row(module: nn.Module) -> Callable[[], None]:
 def _coremltools(weight: Tensor) -> nn.Module | None:
     """A layer under coremltools' DKMPalettizer with the same bits and rounds; None where it is not installed."""
     try:
-        with _quiet():
+        with quiet("coremltools"):  # of the versions of torch and scikit-learn that it has not seen
             palettization = import_module("coremltools.optimize.torch.palettization")
     except ImportError:
         return None
@@ -184,25 +183,11 @@ def _coremltools(weight: Tensor) -> nn.Module | None:
         {"global_config": {"n_bits": BITS, "cluster_dim": 1, "kmeans_max_iter": ITERATIONS, "milestone": 0,
                            "weight_threshold": 0, "palett_epsilon": 0.0, "palett_tau": SOFTNESS * 0.035 * STD**2}}
     )  # fmt: skip
-    with _quiet():
+    with quiet("coremltools"):
         palettizer = palettization.DKMPalettizer(module, config)
         prepared = palettizer.prepare(inplace=False)
         palettizer.step()
     return prepared
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """coremltools warns about the versions of torch and scikit-learn that it has not seen."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def step(quick: bool, repeats: int | None) -> dict[str, Any]:

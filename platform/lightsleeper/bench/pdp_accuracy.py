@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
 from lightsleeper.bench.pdp_nets import ByteLM, ResidualCNN, Trained
-from lightsleeper.files import replacing
+from lightsleeper.files import write_json
 from lightsleeper.nn.frontend import LogMel
 
 TEST_SPEAKERS = ("theo", "yweweler")
@@ -88,8 +88,7 @@ def run(folder: Path | None, data: Path | None, seeds: int, quick: bool) -> list
             row = {"task": task, "method": method, "sparsity": sparsity, "seed": seed, "unit": tasks[task].unit}
             row |= train(tasks[task], method, sparsity, seed, settings) | {"settings": _plain(settings)}
             if folder is not None:
-                with replacing(folder / f"{name}.json") as temporary:
-                    temporary.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+                write_json(folder / f"{name}.json", row, indent=2)
         rows.append(row)
         print(f"  {name}: {row['score']:.3f} {row['unit']}, {row['seconds']:.0f} s", flush=True)
     return rows

@@ -28,7 +28,7 @@ from lightsleeper.bench.conditions import chosen_parts, conditions, torch_thread
 from lightsleeper.bench.subclone_report import QUARTER, RANDOM, SUBCLONED, render, summarize
 from lightsleeper.data.python_sources import read_text, standard_library
 from lightsleeper.errors import UserError
-from lightsleeper.files import replacing
+from lightsleeper.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -174,7 +174,7 @@ class Bench:
         steps = settings.parent_tokens // (settings.batch * settings.length)
         done = self._fit(model, settings.parent_rate, 1000, steps, "parent")
         model.save_pretrained(path)
-        _write(path / "training.json", done)
+        write_json(path / "training.json", done)
         return model.eval()
 
     def facts(self) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class Bench:
         steps = self.settings.steps // (4 if name == QUARTER else 1)
         found = self._fit(model, rate, seed, steps, f"{name}, rate {rate:g}, seed {seed}")
         training = {"start": name, "rate": rate, "seed": seed, "calibration": calibration, **found}
-        _write(path, training)
+        write_json(path, training)
         return training
 
     def _fit(self, model: "PreTrainedModel", rate: float, seed: int, steps: int, label: str) -> dict[str, Any]:
@@ -322,11 +322,6 @@ def _given(parent: str) -> tuple["PreTrainedModel", tuple[str, ...], Any]:
 
 def _bytes(text: str) -> Tensor:
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-
-
-def _write(path: Path, content: Any) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from lightsleeper.bench.wakeword_verdicts import REFRACTORY_S, engine_hears, hea
 from lightsleeper.data.streams import Clip, Joined, Stream
 from lightsleeper.data.wake_words import WakeWords
 from lightsleeper.errors import UserError
-from lightsleeper.files import content_hash, replacing
+from lightsleeper.files import content_hash, write_json
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.recipe import parsing
 from lightsleeper.run_folder import RECORD
@@ -105,7 +105,7 @@ def verdicts(
         hear(trained / artifact["path"], *test_streams(given, job), threads).save(scores)
         row = {"run": trained.name, "bytes": artifact["bytes"], "gzip_bytes": artifact["gzip_bytes"]}
         row |= {"parameters": record.size["parameters"], "fit_seconds": record.seconds["fit"]}
-        _write(facts, row)
+        write_json(facts, row)
     heard = read_heard(scores)
     row = {**json.loads(facts.read_text(encoding="utf-8")), "job": job, "heard": heard}
     if engine is not None and job.fold is not None:
@@ -122,13 +122,8 @@ def engine_verdicts(given: recipe.Recipe, job: Job, out: Path, engine: str) -> d
     path = out / f"{job.name}-engine-{content_hash([arguments[name] for name in TEST_AUDIO])}.json"
     if not path.exists():
         positives, negatives = test_streams(given, job)
-        _write(path, engine_hears(engine, job.phrase, SENSITIVITIES, {**positives, **negatives}))
+        write_json(path, engine_hears(engine, job.phrase, SENSITIVITIES, {**positives, **negatives}))
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def overrides(job: Job, folder: Path, folds: int) -> list[str]:

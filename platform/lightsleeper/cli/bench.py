@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lightsleeper.cli.sources import positive, write_json
+from lightsleeper.cli.sources import positive
 
 HELP = (
     "Measurements with their conditions: dsp (batched partition against references), loader (data loading's share of a "
@@ -123,7 +123,9 @@ def main(args: argparse.Namespace) -> int:
     with nullcontext() if args.what in TRAINING else machine_lock(), stoppable():
         result = {"dsp": dsp, "loader": loader, "overhead": overhead}.get(args.what, method)(args)
     if args.json:
-        write_json(Path(args.json), result)
+        from lightsleeper.files import write_json
+
+        write_json(Path(args.json), result, indent=1)
     return 0
 
 

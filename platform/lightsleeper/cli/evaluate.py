@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.sources import add_source, is_detector, is_spotter, locate, positive, write_json
+from lightsleeper.cli.sources import add_source, is_detector, is_spotter, locate, positive
 from lightsleeper.errors import UserError
 from lightsleeper.run_folder import RECIPE
 
@@ -75,7 +75,9 @@ def main(args: argparse.Namespace) -> int:
     conditions = describe(path, data, args)
     print_table(results, conditions)
     if args.json:
-        write_json(Path(args.json), {"conditions": conditions, "sets": results})
+        from lightsleeper.files import write_json
+
+        write_json(Path(args.json), {"conditions": conditions, "sets": results}, indent=1)
     return 0
 
 
@@ -125,7 +127,9 @@ def other_family(path: Path, args: argparse.Namespace) -> int:
     if args.json:
         plain = {name: {key: finite(value.to_dict()) for key, value in found.items()} for name, found in sets.items()}
         content = {name: {"shipped": found} for name, found in plain.items()}
-        write_json(Path(args.json), {"conditions": conditions, "sets": content})
+        from lightsleeper.files import write_json
+
+        write_json(Path(args.json), {"conditions": conditions, "sets": content}, indent=1)
     return 0
 
 

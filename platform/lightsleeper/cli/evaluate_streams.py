@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lightsleeper.cli import evaluate
 from lightsleeper.cli.evaluate import finite, own_data, print_measurements
-from lightsleeper.cli.sources import open_detector, write_json
+from lightsleeper.cli.sources import open_detector
 from lightsleeper.data.module import asked
 from lightsleeper.errors import UserError
+from lightsleeper.files import write_json
 from lightsleeper.run_folder import RECORD
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(path: Path, args: argparse.Namespace) -> int:
         print_set(name, found, recordings, metric.fa_per_hour)
     print_conditions(conditions)
     if args.json:
-        write_json(Path(args.json), content)
+        write_json(Path(args.json), content, indent=1)
     return 0
 
 

@@ -17,14 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    text = json.dumps(recipe_schema(), indent=2)
     if args.output is None:
-        print(text)
+        print(json.dumps(recipe_schema(), indent=2))
         return 0
-    from lightsleeper.files import replacing
+    from lightsleeper.files import write_json
 
-    with replacing(args.output) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(args.output, recipe_schema(), indent=2)
     print(f"schema written to {args.output}")
     return 0
 

@@ -141,16 +141,3 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
     return value
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a result as JSON, atomically; raises UserError when the place cannot be written."""
-    import json
-
-    from lightsleeper.files import write_atomic
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}.") from error

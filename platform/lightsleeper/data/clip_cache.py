@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lightsleeper.data.audio import SAMPLE_RATE, AudioError, cut_speech, read_audio
 from lightsleeper.errors import UserError
-from lightsleeper.files import cache_folder, content_hash, replacing
+from lightsleeper.files import cache_folder, content_hash, replacing, write_json
 
 OnBadFile = Literal["refuse", "skip"]
 _VERSION = 2  # raise when decoding or trimming changes
@@ -121,5 +121,4 @@ def _decode(files: Sequence[Path], folder: Path, trim: bool, progress: bool) -> 
             digest.update(len(samples).to_bytes(8, "little") + samples)
             offsets.append(offsets[-1] + len(samples) // 2)
     index = {"offsets": offsets, "bad": bad, "hash": digest.hexdigest()[:16]}
-    with replacing(folder / "index.json") as temporary:
-        temporary.write_text(json.dumps(index), encoding="utf-8")
+    write_json(folder / "index.json", index)

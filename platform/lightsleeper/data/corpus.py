@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,17 @@ def open_or_build(
             if not (folder / "corpus.json").exists():
                 build(folder, spec, script(), workers or os.cpu_count() or 1, progress)
     return Corpus(folder)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of the packages that a corpus is made with, for its name in the cache."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return found
 
 
 def check_buildable(spec: Callable[[], Mapping[str, Any]], clips: int) -> None:

@@ -21,7 +21,7 @@ import soundfile
 
 from lightsleeper.data.audio import SAMPLE_RATE, AudioError, read_audio
 from lightsleeper.errors import UserError
-from lightsleeper.files import content_hash, replacing
+from lightsleeper.files import content_hash, replacing, write_json
 
 MARKER = "speech.json"
 """Says what the folder holds; written first, so that only a folder of ours is ever written into."""
@@ -124,8 +124,7 @@ def _claim(folder: Path, content: dict[str, object]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}.") from None
-    with replacing(marker) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(marker, content, indent=1)
 
 
 def _say_all(clips: Sequence[Clip], folder: Path, program: str, progress: bool) -> None:

@@ -6,7 +6,6 @@ on the same audio. What is unseen in each part is stated by ``phrase_script`` an
 
 from dataclasses import asdict
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.augment import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch, collate_evaluation, collate_training
-from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
+from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build, versions
 from lightsleeper.data.hard_texts import HardTexts, flatten
 from lightsleeper.data.lexicon import Lexicon, near_words, require_word_list
 from lightsleeper.data.module import DataModule
@@ -157,7 +156,8 @@ class SpokenPhrases(DataModule):
     def _corpus_spec(self) -> dict[str, Any]:
         """What the corpus in the cache is named by."""
         words = [[word, Lexicon.default().word(word)] for word in self.words.seen + self.words.unseen]
-        return {"kind": "SpokenPhrases", **asdict(self.spec), "words": content_hash(words), "packages": _versions()}
+        packages = versions("espeakng-loader", "wordfreq", "misaki")
+        return {"kind": "SpokenPhrases", **asdict(self.spec), "words": content_hash(words), "packages": packages}
 
     @cached_property
     def words(self) -> Vocabulary:
@@ -289,14 +289,3 @@ class _PairRows(EvaluationRows):
     def __init__(self, corpus: Corpus, pairs: Pairs) -> None:
         super().__init__(corpus, pairs, Pronouncer())
         self.pairs = pairs.select(np.lexsort((pairs.clip, corpus.lengths[pairs.clip])))
-
-
-def _versions() -> dict[str, str]:
-    """Of the packages that words, pronunciations and speech come from."""
-    found = {}
-    for package in ("espeakng-loader", "wordfreq", "misaki"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "missing"
-    return found

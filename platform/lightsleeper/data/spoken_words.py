@@ -7,7 +7,6 @@ and so are the speakers of recordings (speaker_split). Where a manifest names no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
 from lightsleeper.data.clip_cache import OnBadFile, cached_clips, check_files
-from lightsleeper.data.corpus import check_buildable, open_or_build
+from lightsleeper.data.corpus import check_buildable, open_or_build, versions
 from lightsleeper.data.corpus_build import Line
 from lightsleeper.data.lexicon import split_words
 from lightsleeper.data.manifest import Recording, check_names, read_manifest
@@ -194,10 +193,7 @@ class SpokenWords(DataModule):
         self.hash = corpus.key
 
     def _corpus_spec(self) -> dict[str, Any]:
-        try:
-            engine = version("espeakng-loader")
-        except PackageNotFoundError:
-            engine = "missing"
+        (engine,) = versions("espeakng-loader").values()
         return {"kind": "SpokenWords", **asdict(self.spec), "engine": engine}
 
     def _recordings(self) -> list[Recording]:

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from lightsleeper.data.documents import Document, Documents
 from lightsleeper.errors import UserError
-from lightsleeper.files import cache_folder, content_hash, replacing
+from lightsleeper.files import cache_folder, content_hash, write_json
 
 KINDS = ("assign", "call", "def", "for", "if", "raise", "return", "try")
 VERSION = 1
@@ -47,8 +47,7 @@ def statement_rows(
         if not path.exists():
             parts = documents.split(*fractions)
             rows = {part: balanced(parts[part], context_bytes, size // len(KINDS)) for part, size in sizes.items()}
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(rows), encoding="utf-8")
+            write_json(path, rows)
     try:
         return {part: [tuple(row) for row in rows] for part, rows in json.loads(path.read_text("utf-8")).items()}
     except (OSError, ValueError) as error:

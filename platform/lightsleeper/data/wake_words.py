@@ -9,7 +9,6 @@ synthesised speech may join in: as more training clips, and as hours without the
 import math
 import warnings
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightsleeper.data.audio import SAMPLE_RATE
 from lightsleeper.data.batch import BucketBatchSampler, SharedEpoch
 from lightsleeper.data.clip_cache import OnBadFile, cached_clips
-from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build
+from lightsleeper.data.corpus import Corpus, check_buildable, open_or_build, versions
 from lightsleeper.data.kept import KeptClips
 from lightsleeper.data.lexicon import Lexicon, require_word_list, split_words
 from lightsleeper.data.module import DataModule
@@ -224,13 +223,8 @@ class WakeWords(DataModule):
         self._streams = self._lay_streams()
 
     def _corpus_spec(self) -> dict[str, Any]:
-        found = {}
-        for package in ("espeakng-loader", "wordfreq", "misaki"):
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                found[package] = "missing"
-        return {"kind": "WakeWords", **asdict(self.spec), "packages": found}
+        packages = versions("espeakng-loader", "wordfreq", "misaki")
+        return {"kind": "WakeWords", **asdict(self.spec), "packages": packages}
 
     def _read_recordings(self, folder: Path) -> Recordings:
         takes = find_takes(self.phrase, folder, self.manifest, self.negatives)

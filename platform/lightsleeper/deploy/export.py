@@ -4,12 +4,9 @@ ONNX uses torch's exporter on torch.export (dynamo). OPSET is the one its transl
 through a version converter.
 """
 
-import logging
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -23,6 +20,7 @@ from lightsleeper.deploy.parity import ParityError, prove
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.files import gzip_bytes, replacing, sha256
 from lightsleeper.models.family import ExportGraph, Family
+from lightsleeper.quiet import quiet
 
 if TYPE_CHECKING:
     from lightsleeper.deploy.small import Streams
@@ -31,6 +29,8 @@ __all__ = ["OPSET", "Job", "ParityError", "export"]
 
 PACKED = "packed.safetensors"
 TRANSFORMERS = "transformers"  # folder
+# The exporter and onnxscript report every rewrite step and warn about their own internals; parity judges them.
+_REPORTING = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 OPSET = 18
 
 
@@ -159,7 +159,7 @@ def write_onnx(graph: ExportGraph, path: Path) -> None:
     shapes = tuple(graph.dynamic.get(name) or None for name in sample)
     graph.module.eval()
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(*_REPORTING), torch.no_grad():
             program = torch.onnx.export(
                 graph.module,
                 tuple(sample.values()),
@@ -196,20 +196,3 @@ def metadata(graph: ExportGraph) -> dict[str, str]:
     """What the file says about itself: the family's facts, its outputs and the version that wrote it."""
     facts = {"outputs": " ".join(graph.outputs), "per": graph.per, "lightsleeper": version("lightsleeper")}
     return {str(key): str(value) for key, value in {**graph.metadata, **facts}.items()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter and onnxscript report every rewrite step and warn about their own internals; parity judges them."""
-    names = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

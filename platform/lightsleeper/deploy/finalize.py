@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 
 from lightsleeper.errors import UserError
-from lightsleeper.files import replacing, sha256
+from lightsleeper.files import replacing, sha256, write_json
 from lightsleeper.models.family import Family
 from lightsleeper.run_folder import ARCHITECTURE, EXPORT, RECORD, WEIGHTS
 
@@ -100,8 +100,7 @@ def save_model(model: Family, folder: Path, meta: Mapping[str, Any]) -> Path:
     with replacing(folder / WEIGHTS) as temporary:
         safetensors_torch.save_model(model, str(temporary))
         description["weights_sha256"] = sha256(temporary)
-    with replacing(folder / ARCHITECTURE) as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / ARCHITECTURE, description, indent=2)
     return folder
 
 

@@ -13,9 +13,7 @@ small RepCNN that moved logits by 0.2 (root mean square), more than quantisation
 file says (3e-4). Through the 43 layers of a BC encoder (random weights) kernels still differ from that by 0.1 to 0.2.
 """
 
-import contextlib
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import numpy as np
 
 from lightsleeper.errors import UserError
 from lightsleeper.files import replacing
+from lightsleeper.quiet import quiet
 
 Feed = dict[str, np.ndarray]
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -42,7 +41,8 @@ def write_int8(source: Path, path: Path, trained: Iterable[str], feeds: Iterable
     layers, last, rectifiers = find_layers(onnx.load(str(source)), set(trained))
     if not layers:
         raise UserError(f"{path.name}: the graph has no layer that int8 would make smaller.")
-    with replacing(path) as temporary, _quiet():
+    # The tool advises, at every call, a pre-processing step for graphs with other shapes than ours.
+    with replacing(path) as temporary, quiet():
         try:
             quantize_static(
                 str(source),
@@ -126,14 +126,3 @@ def _reader(feeds: Iterable[Feed]) -> Any:
             return next(self.feeds, None)
 
     return Reader()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The tool advises, at every call, a pre-processing step for graphs with other shapes than ours."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

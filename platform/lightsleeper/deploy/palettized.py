@@ -7,10 +7,8 @@ bits (iOS 18, macOS 15). Converting works on any system, running needs a Mac: no
 
 import contextlib
 import io
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import torch
 from lightsleeper.errors import UserError
 from lightsleeper.files import replacing
 from lightsleeper.models.family import ExportGraph
+from lightsleeper.quiet import quiet
 
 SUFFIX = ".mlpackage.zip"
 LONGEST = 10  # times the sample's size: the upper end of a dynamic axis
@@ -32,7 +31,8 @@ def write_coreml(graph: ExportGraph, path: Path) -> dict[str, Any]:
     Returns how many weights are palettised and how many bytes the package holds. Raises UserError when coremltools is
     missing or cannot convert the graph.
     """
-    with _quiet():
+    # It draws progress bars, and warns about newer packages and every weight that it leaves as it is.
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
         program = convert(graph)
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / f"{graph.name}.mlpackage"
@@ -90,16 +90,3 @@ def _traceable() -> Iterator[None]:
         yield
     finally:
         L.LightningModule._jit_is_scripting = False
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """coremltools draws progress bars, and warns about newer packages and every weight that it leaves as it is."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

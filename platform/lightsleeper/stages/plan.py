@@ -1,9 +1,7 @@
 """The check stage: everything that can be refused before any data is touched and any folder is made."""
 
 import importlib.util
-import logging
 import tempfile
-import warnings
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from lightsleeper.deploy.small import check_small
 from lightsleeper.errors import EveryRunError, UserError
 from lightsleeper.files import cache_folder, cache_path, free_bytes
 from lightsleeper.models.family import Family
+from lightsleeper.quiet import quiet
 from lightsleeper.recipe import parsing
 from lightsleeper.recipe.config import RunConfig, TrackingConfig
 from lightsleeper.recipe.reader import Reader
@@ -158,18 +157,12 @@ def check_trainer(todo: Plan) -> None:
     """Refuse what the Trainer refuses, as a GPU that is not there, and a callback its strategy; raises UserError."""
     settings, reader = todo.config["trainer"], todo.reader
     plain = {name: value for name, value in settings.items() if not isinstance(value, (dict, list))}
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    bare = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the fit says it again, into log.txt
-            trainer = L.Trainer(**{**plain, **quiet})
+        with quiet("lightning.pytorch"):  # the fit says it again, into log.txt
+            trainer = L.Trainer(**{**plain, **bare})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
-    finally:
-        logger.setLevel(level)
     callbacks = {
         name: reader.object(f"callbacks.{name}", spec, L.Callback)
         for name, spec in todo.config["callbacks"].items()
