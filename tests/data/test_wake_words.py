@@ -90,7 +90,7 @@ def test_streams_come_in_chunks_with_their_keywords(spoken: WakeWords):
     assert sum(chunk["first"] for chunk in chunks) == sum(chunk["last"] for chunk in chunks) == 1
     assert chunks[0]["audio"].shape == (1, 64_000)
     assert sum(chunk["audio"].shape[1] for chunk in chunks) == round(0.04 * 3600 * 16_000)
-    events = spoken.stream_events(chunks[0]["stream"])
+    events = spoken.streams("test")[chunks[0]["stream"]].events
     assert [tuple(event) for event in chunks[-1]["events"]] == events
     assert len(events) == 5
     assert {chunk["stream"] for chunk in spoken.val_dataloader()}.isdisjoint({chunk["stream"] for chunk in chunks})
@@ -102,7 +102,7 @@ def test_the_summary_states_hours_and_that_nothing_is_shared(spoken: WakeWords):
     assert summary["counts"]["train"]["synthesised keyword"] == 12
     assert summary["counts"]["test"]["placed keywords"] == 5
     hours = spoken.negative_hours["test"]
-    spent = sum(end - begin + 1.5 for begin, end in spoken.stream_events(1)) / 3600
+    spent = sum(end - begin + 1.5 for begin, end in spoken.streams("test")[1].events) / 3600
     assert hours == pytest.approx(0.04 - spent)
     assert summary["counts"]["test"]["negative hours"] == pytest.approx(hours, abs=1e-3)
     for shared in summary["overlap"].values():

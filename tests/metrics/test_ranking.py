@@ -21,7 +21,6 @@ from lightsleeper.metrics.ranking import (
     equal_error_threshold,
     measure,
     operating_points,
-    paired_difference,
 )
 from torch import Tensor
 
@@ -210,20 +209,6 @@ def test_dependent_pairs_widen_the_interval_over_episodes():
     by_pair = measure(shared + labels, labels)["auc"]
     assert by_episode.value == by_pair.value
     assert by_episode.high - by_episode.low > 1.5 * (by_pair.high - by_pair.low)
-
-
-def test_paired_differences_are_narrower_than_their_parts():
-    generator = torch.Generator().manual_seed(0)
-    labels, episodes = torch.arange(600) % 2, torch.arange(600) // 6
-    base = torch.randn(600, generator=generator)
-    first = base + 1.2 * labels
-    second = base + 1.0 * labels + 0.1 * torch.randn(600, generator=generator)
-    difference = paired_difference(first, second, labels, episodes)["auc"]
-    alone = [measure(scores, labels, episodes)["auc"] for scores in (first, second)]
-    assert difference.value == pytest.approx(alone[0].value - alone[1].value)
-    assert difference.high - difference.low < 0.5 * (alone[0].high - alone[0].low)
-    same = paired_difference(first, first * 2, labels, episodes)["eer"]
-    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
 
 
 def test_five_thousand_pairs_resample_a_thousand_times_in_about_a_second():

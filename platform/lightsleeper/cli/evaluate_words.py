@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lightsleeper.cli.evaluate import evaluation_sets, finite, own_data, print_measurements
+from lightsleeper.cli.evaluate import evaluation_sets, finite, folders_of, own_data, print_measurements
 from lightsleeper.cli.evaluate_streams import describe, print_conditions, watched
-from lightsleeper.cli.sources import open_spotter, write_json
+from lightsleeper.cli.sources import open_spotter
 from lightsleeper.errors import UserError
+from lightsleeper.files import write_json
 
 SHOWN_WORDS = 4
 
@@ -16,7 +17,7 @@ def main(path: Path, args: argparse.Namespace) -> int:
     if args.threshold is not None and args.threshold != args.threshold:
         raise UserError("--threshold: expected a number, got nan.")
     given = args.data = args.data or [own_data(path, args.source)]
-    if any(Path(name).is_dir() and not (Path(name) / "recipe.yaml").is_file() for name in given):
+    if folders_of(given):
         raise UserError("--data: a word spotter needs the data of a recipe; `overlays/` has some for folders.")
     spotter = open_spotter(path, args.source, args.threads, args.threshold)
     from lightsleeper.deploy.spotting_evaluation import follow, metrics_of
@@ -35,7 +36,7 @@ def main(path: Path, args: argparse.Namespace) -> int:
         print_measurements(name, found)
     print_conditions(conditions)
     if args.json:
-        write_json(Path(args.json), content)
+        write_json(Path(args.json), content, indent=1)
     return 0
 
 

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         type=float,
+        default=0.0,
         metavar="SECONDS",
         help="wait so long for a higher score before an event is told; default 0",
     )

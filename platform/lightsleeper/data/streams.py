@@ -167,11 +167,6 @@ class Scenery:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {what: OrderedDict() for what in _KEPT}}
 
-    @property
-    def speech_seconds(self) -> float:
-        """Of all utterances."""
-        return sum(placed.end - placed.start for placed in self.placed) / SAMPLE_RATE
-
     def _plan(self, keywords: list[Keyword], speech: Sequence[int], rng: np.random.Generator) -> None:
         order = [keywords[i] for i in rng.permutation(len(keywords))]
         share = self.samples / max(len(order), 1)

@@ -24,7 +24,7 @@ from lightsleeper.data.lexicon import Lexicon, require_word_list, split_words
 from lightsleeper.data.module import DataModule
 from lightsleeper.data.noise import DrawnSpeech, NoisePool, NoiseSource, audio_files, divided
 from lightsleeper.data.seeds import run_seed
-from lightsleeper.data.streams import Clip, Event, Stream, StreamChunks
+from lightsleeper.data.streams import Clip, Stream, StreamChunks
 from lightsleeper.data.wake_arguments import check_arguments
 from lightsleeper.data.wake_clips import Mixture, Pieces, WakeClips
 from lightsleeper.data.wake_layout import Hours, negative_hours, recorded_streams
@@ -296,10 +296,6 @@ class WakeWords(DataModule):
     def streams(self, part: str) -> dict[int, Stream]:
         """The streams of ``val`` or ``test`` by number; no number is in both."""
         return dict(self._streams[part])
-
-    def stream_events(self, stream: int) -> list[Event]:
-        """Begin and end of each keyword in a stream, seconds."""
-        return next(streams[stream] for streams in self._streams.values() if stream in streams).events
 
     def recording(self, stream: int) -> Path | None:
         """The file behind a stream that is one recording of the phrase: outcomes of two detectors are paired by it."""

@@ -29,8 +29,7 @@ class StreamModel(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """``sample_rate``, ``hop_samples``, and where known ``threshold``, ``smoothing_frames``, ``refractory_s``,
-        ``wait_s``."""
+        """``sample_rate``, ``hop_samples``, and where known ``threshold``, ``smoothing_frames``, ``refractory_s``."""
 
     def initial(self) -> Any: ...
 
@@ -112,7 +111,7 @@ class StreamingDetector:
         threshold: None: the one stored with the model, calibrated on validation data.
         smoothing_frames: None: the model's, else 1.
         refractory_s: None: the model's, else 1 s.
-        wait_s: None: the model's, else none; see `EventDecoder`.
+        wait_s: see `EventDecoder`.
 
     Example::
 
@@ -131,7 +130,7 @@ class StreamingDetector:
         threshold: float | None = None,
         smoothing_frames: int | None = None,
         refractory_s: float | None = None,
-        wait_s: float | None = None,
+        wait_s: float = 0.0,
     ) -> None:
         stored = model.metadata
         if threshold is None:
@@ -149,7 +148,7 @@ class StreamingDetector:
             self.hop / self.sample_rate,
             int(value(smoothing_frames, "smoothing_frames", 1)),
             value(refractory_s, "refractory_s", 1.0),
-            value(wait_s, "wait_s", 0.0),
+            wait_s,
         )
         most = max(1, int(_MOST_SECONDS * self.sample_rate) // self.hop)
         self._most = min(most, model.longest or most) * self.hop

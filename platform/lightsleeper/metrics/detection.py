@@ -56,7 +56,6 @@ class FRRAtFalseAlarms(Metric):
         smoothing_frames: as in `EventDecoder`.
         refractory_s: as in `EventDecoder`.
         tolerance_s: how long after its end a keyword may still be detected.
-        wait_s: as in `EventDecoder`, for the times of events.
 
     Example::
 
@@ -81,15 +80,14 @@ class FRRAtFalseAlarms(Metric):
         smoothing_frames: int = 1,
         refractory_s: float = 1.0,
         tolerance_s: float = 0.5,
-        wait_s: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        EventDecoder(0.0, frame_s, smoothing_frames, refractory_s, wait_s)  # refuses what it refuses
+        EventDecoder(0.0, frame_s, smoothing_frames, refractory_s)  # refuses what it refuses
         if fa_per_hour < 0 or tolerance_s < 0:
             raise ValueError(f"fa_per_hour {fa_per_hour} and tolerance_s {tolerance_s} must not be negative")
         self.fa_per_hour, self.frame_s, self.smoothing_frames = fa_per_hour, frame_s, smoothing_frames
-        self.refractory_s, self.tolerance_s, self.wait_s = refractory_s, tolerance_s, wait_s
+        self.refractory_s, self.tolerance_s = refractory_s, tolerance_s
         self._columns = {"scores": torch.float32, "starts": torch.float32, "chunks": torch.int64, "truths": torch.int64}
         for name in self._columns:
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -207,7 +205,7 @@ class FRRAtFalseAlarms(Metric):
 
     def detections(self, threshold: float) -> list[tuple[Truth, Event | None]]:
         """Each keyword, by stream and time, with the event that a device would have fired for it."""
-        decoder = EventDecoder(threshold, self.frame_s, self.smoothing_frames, self.refractory_s, self.wait_s)
+        decoder = EventDecoder(threshold, self.frame_s, self.smoothing_frames, self.refractory_s)
         found: list[tuple[Truth, Event | None]] = []
         with self._gathered():
             for stream in self._streams():

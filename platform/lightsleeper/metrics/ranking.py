@@ -132,37 +132,6 @@ def measure(
     }
 
 
-def paired_difference(
-    first: Tensor,
-    second: Tensor,
-    labels: Tensor,
-    episodes: Tensor,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Measurement]:
-    """``auc`` and ``eer`` of the first scorer minus the second's on the same pairs, each resample drawn for both."""
-    both = [scores.detach().cpu().double() for scores in (first, second)]
-    labels, episodes = labels.cpu(), episodes.cpu()
-    count = len(episodes.unique())
-    if any(_undefined(scores, labels) for scores in both):
-        return {name: Measurement(math.nan, n=count) for name in ("auc", "eer")}
-    points = [operating_points(scores, labels)[1:] for scores in both]
-    draws = [bootstrap(scores, labels, episodes, [area, equal_error], resamples, seed).double() for scores in both]
-    tail = (1 - confidence) / 2
-    low, high = (draws[0] - draws[1]).nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.double), dim=1).tolist()
-    return {
-        name: Measurement(
-            float(statistic(*points[0]) - statistic(*points[1])),
-            low[i],
-            high[i],
-            count,
-            f"paired bootstrap over episodes, {resamples}",
-        )
-        for i, (name, statistic) in enumerate((("auc", area), ("eer", equal_error)))
-    }
-
-
 class RowMetric(Metric):
     """Keeps rows of every update and gathers them over processes, also from one that saw no row.
 
