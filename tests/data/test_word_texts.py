@@ -20,6 +20,14 @@ def test_made_sentences_are_in_one_part_only_and_of_the_asked_length():
     assert {len(sentence.split()) for sentence in said} == set(range(3, 10))
 
 
+def test_sentences_that_chance_repeats_are_drawn_again():
+    texts = write_texts(TextSpec(5, (40, 30, 30), (1, 1), 0.9, 4, None, 0))
+    said = [sentence for some in texts.sentences.values() for sentence in some]
+    assert len(set(said)) == len(said) == 100
+    with pytest.raises(UserError, match="too few different sentences of 1 to 1 words"):
+        write_texts(TextSpec(5, (300, 1, 1), (1, 1), 0.99, 4, None, 0))
+
+
 def test_the_vocabulary_is_the_most_frequent_content_words_of_the_training_sentences():
     texts = write_texts(SPEC)
     counts = Counter(word for sentence in texts.sentences["train"] for word in sentence.split())

@@ -18,6 +18,7 @@ from lightsleeper.errors import UserError
 
 PARTS = ("train", "val", "test")
 DIFFERENT_WORDS = 5_000  # that sentences are made of, beside the vocabulary
+_TRIES = 50  # for a sentence that has not been said
 _COMMON = 0.5  # power of a word's frequency: 1 would say "the" every twentieth word, 0 never
 
 # Closed classes; "them" is missing because the twenty words of SpeechYOLO's MTWV have it.
@@ -160,7 +161,9 @@ def _made(spec: TextSpec, lexicon: Lexicon) -> dict[str, list[str]]:
     for number, (part, count) in enumerate(zip(PARTS, spec.sentences, strict=True)):
         rng = np.random.default_rng([spec.seed, 80, number])
         parts[part] = []
-        while len(parts[part]) < count:
+        for _ in range(_TRIES * count):
+            if len(parts[part]) == count:
+                break
             size = int(rng.integers(spec.length[0], spec.length[1] + 1))
             own = rng.random(size) < spec.keyword_share
             drawn = np.minimum(np.searchsorted(edges, rng.random(size)), len(others) - 1)
@@ -170,6 +173,8 @@ def _made(spec: TextSpec, lexicon: Lexicon) -> dict[str, list[str]]:
             if sentence not in said:
                 said.add(sentence)
                 parts[part].append(sentence)
+        if len(parts[part]) < count:
+            raise UserError(f"there are too few different sentences of {spec.length[0]} to {spec.length[1]} words.")
     return parts
 
 
