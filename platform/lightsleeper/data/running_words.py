@@ -35,7 +35,7 @@ _SPARE = 1.2  # more of them, so that none is heard twice
 class RunningWords(RunningSpeech):
     """Sentences in many voices, to spot words in. Synthesis needs the ``demo`` extra.
 
-    The corpus is built once, about 10 ms a sentence on one core, and kept in the cache folder. For the batches see
+    The corpus is built once, about 20 ms a sentence on one core, and kept in the cache folder. For the batches see
     `data.running_speech.RunningSpeech`.
 
     Example::
@@ -108,7 +108,7 @@ class RunningWords(RunningSpeech):
             keep_clips: epochs whose training clips are made once and kept (0.1 GB each for 1,000 clips); later epochs,
                 and other runs with the same ``seed``, hear them again. 0: every epoch makes new ones.
             batch_size: training clips in a batch.
-            workers: processes that prepare training batches; 0: the training process, about 5 ms a clip.
+            workers: processes that prepare training batches; 0: the training process, about 4 ms a clip.
             build_workers: processes that build the corpus. None: one per core.
             seed: of what training draws. None: the run's seed.
         """
