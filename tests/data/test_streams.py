@@ -168,6 +168,19 @@ def test_words_of_running_speech_lie_where_their_utterance_begins():
     assert {passage.noise_db < passage.speech_db for passage in stream.passages} == {True}
 
 
+def test_words_have_the_level_of_their_passage_and_other_speech_lies_around_it():
+    stream = scenery(7, keywords=[], words=WORDS, talk=1.0)
+    off = []
+    for index, placed in enumerate(stream.placed):
+        passage = next(p for p in stream.passages if p.start <= placed.start < p.end)
+        off.append(placed.level_db - passage.speech_db)
+        if placed.clip in WORDS:
+            assert off[-1] == 0.0
+            heard = stream._utterance(index)[round(0.1 * RATE) : round(0.5 * RATE)].astype(np.float64)
+            assert 10 * np.log10(np.mean(heard**2)) == pytest.approx(passage.speech_db, abs=0.01)
+    assert 1 < max(abs(level) for level in off) <= 4
+
+
 def test_a_stream_without_talk_is_noise_of_the_chosen_kinds_and_levels():
     noise = NoiseSource(DrawnSpeech(SOURCE, SPEECH))
     stream = Scenery(

@@ -100,7 +100,8 @@ class Placed:
 class Scenery:
     """Speech in noise and music: passages of talk and of noise alone, changing every minute or so.
 
-    Every keyword has exactly its passage's SNR; other speech lies up to 4 dB around its level. Each utterance is heard
+    Every keyword has exactly its passage's SNR, and so has the stretch from the first to the last word of an annotated
+    utterance; other speech lies up to 4 dB around its level. Each utterance is heard
     in a room, through a microphone or line of its own. With ``talk`` 0 it is noise alone.
 
     Args:
@@ -141,6 +142,7 @@ class Scenery:
         self.source, self.noise, self.snr_db = source, noise, snr_db
         self.content, self.talk, self.gap_s, self.quiet_dbfs = content, talk, gap_s, quiet_dbfs
         self.kinds = noise.kinds if kinds is None else tuple(kinds)
+        self.words = words or {}
         self.samples = round(seconds * SAMPLE_RATE / HOP) * HOP
         if len(keywords) * KEYWORD_SECONDS > seconds:
             raise UserError(
@@ -157,7 +159,7 @@ class Scenery:
             at = placed.start / SAMPLE_RATE
             if placed.keyword is not None:
                 self.events.append((at + placed.keyword.begin_s, at + placed.keyword.end_s))
-            for begin, end, *word in (words or {}).get(placed.clip, ()):
+            for begin, end, *word in self.words.get(placed.clip, ()):
                 self.events.append((at + begin, at + end, *word))
         self._starts = [placed.start for placed in self.placed]
         self._longest = max((placed.end - placed.start for placed in self.placed), default=0)
@@ -195,6 +197,7 @@ class Scenery:
                     at = self.samples
                     break
                 louder = 0.0 if keyword is not None else float(rng.uniform(-_JITTER_DB, _JITTER_DB))
+                louder = 0.0 if self.words.get(clip) else louder
                 self.placed.append(Placed(at, end, clip, level_db + louder, keyword, int(rng.integers(2**62))))
                 at = end + self._gap(rng)
             at = min(self.samples, at if talk else max(at, min(start + int(length), latest)))
@@ -257,8 +260,11 @@ class Scenery:
         scene = replace(draw_scene(placed.seed), speed=1.0, lead_s=0.0, tail_s=_RING_S, noise="none", peak=0.5)
         sound = mixed(scene, self.source.audio(placed.clip), _SILENT)[: placed.end - placed.start]
         heard = sound
-        if placed.keyword is not None:
-            begin, end = (round(t * SAMPLE_RATE) for t in (placed.keyword.begin_s, placed.keyword.end_s))
+        span = None if placed.keyword is None else (placed.keyword.begin_s, placed.keyword.end_s)
+        if events := self.words.get(placed.clip):
+            span = events[0][0], events[-1][1]
+        if span is not None:
+            begin, end = (round(t * SAMPLE_RATE) for t in span)
             heard = sound[begin:end]
         return sound * np.float32(10 ** (placed.level_db / 20) / max(_level(heard), 1e-6))
 
