@@ -1,4 +1,7 @@
-"""`lightning listen`: a wake-word detector on recordings, on a pipe of samples or on the microphone."""
+"""`lightning listen`: a wake-word detector on recordings, on a pipe of samples or on the microphone.
+
+Word spotters: cli/listen_words.
+"""
 
 import argparse
 import sys
@@ -7,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.sources import add_source, locate, open_detector, positive
+from lightsleeper.cli.sources import add_source, is_spotter, locate, open_detector, positive
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,8 +19,9 @@ if TYPE_CHECKING:
     from lightsleeper.deploy.listening import Found, Listening
 
 HELP = (
-    "Run a wake-word detector over recordings, samples from a pipe or the microphone, and print events as they fire: "
-    "start and end of the keyword, in seconds of the file, and score. Recordings may have any rate and any length."
+    "Run a wake-word detector or a word spotter over recordings, samples from a pipe or the microphone, and print "
+    "events as they fire: start and end of the keyword, in seconds of the file, and score. Recordings may have any "
+    "rate and any length."
 )
 PIPE = "-"
 DRAWN_EVENTS = 500  # the newest; an endless stream has endlessly many
@@ -58,6 +62,10 @@ def main(args: argparse.Namespace) -> int:
     path = locate(args.source, args.runs_dir)
     check(args)
     names = files(args.files)
+    if is_spotter(path):
+        from lightsleeper.cli import listen_words
+
+        return listen_words.main(path, names, args)
     if args.plot:
         from lightsleeper.deploy.listen_plot import check_path
 
@@ -134,7 +142,7 @@ def listen(detector: "StreamingDetector", sounds: list["Sound"], args: argparse.
 
             watchers.append(Picture(detector, args.view, -pad_of(sound)))
         if sound.live:
-            say(args, _welcome(sound))
+            say(args, welcome(sound))
         listening = Listening(detector, sound, *watchers)
         events = hear(listening, args)
         seconds, fired, hit = seconds + listening.seconds, fired + listening.events, hit + (listening.events > 0)
@@ -143,7 +151,7 @@ def listen(detector: "StreamingDetector", sounds: list["Sound"], args: argparse.
     took = time.perf_counter() - began
     share = "" if any(sound.live for sound in sounds) or not seconds else f", {took / seconds:.4f} of real time"
     places = f" in {hit} of {len(sounds)} files" if len(sounds) > 1 else ""
-    say(args, f"{_count(fired)}{places}; {_length(seconds)} heard{share}")
+    say(args, f"{_count(fired)}{places}; {length(seconds)} heard{share}")
     if args.plot:
         from lightsleeper.deploy.listen_plot import plot
 
@@ -183,7 +191,7 @@ def hear(listening: "Listening", args: argparse.Namespace) -> list["Found"]:
         say(args, "")  # the terminal has shown ^C
     name, seconds = listening.sound.name, listening.seconds
     if args.json:
-        _print_json({"file": name, "seconds": round(seconds, 4), "events": listening.events})
+        print_json({"file": name, "seconds": round(seconds, 4), "events": listening.events})
     elif not listening.events:
         print(f"{name}: no event", flush=True)
     if lost := getattr(listening.sound, "lost", 0):
@@ -196,7 +204,7 @@ def emit(found: "Found", args: argparse.Namespace) -> None:
     from lightsleeper.deploy.listening import to_json
 
     if args.json:
-        return _print_json(to_json(found))
+        return print_json(to_json(found))
     times = f"{found.end_s:.2f} s" if found.start_s is None else f"{found.start_s:.2f}-{found.end_s:.2f} s"
     print(f"{found.file}: {times}, score {found.score:.3f}", flush=True)
     return None
@@ -208,7 +216,7 @@ def say(args: argparse.Namespace, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _print_json(content: dict[str, Any]) -> None:
+def print_json(content: dict[str, Any]) -> None:
     import json
 
     print(json.dumps(content), flush=True)
@@ -235,7 +243,7 @@ def _conditions(detector: "StreamingDetector") -> str:
     return f"threshold {decoder.threshold:.4g}{origin}, at most one event in {decoder.refractory_s:g} s"
 
 
-def _welcome(sound: "Sound") -> str:
+def welcome(sound: "Sound") -> str:
     if sound.name == PIPE:
         return f"reading 16-bit samples, {sound.rate} a second, from the pipe"
     end = "Ctrl-C ends" if sound.seconds is None else f"{sound.seconds:g} s"
@@ -251,7 +259,7 @@ def _count(events: int) -> str:
     return f"{events} event{'' if events == 1 else 's'}"
 
 
-def _length(seconds: float) -> str:
+def length(seconds: float) -> str:
     from lightsleeper.tracking.page import duration
 
     return duration(seconds)
