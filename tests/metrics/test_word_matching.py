@@ -95,3 +95,12 @@ def test_keywords_that_nobody_speaks_do_not_count():
     assert best_term_values([silent], SECONDS, ALL).isnan().all()
     spoken = term([0.9], [True], [0], [1, 0])
     assert best_term_values([silent, spoken], SECONDS, ALL).item() == 1
+
+
+def test_time_that_a_keyword_takes_is_no_time_for_false_alarms():
+    """A second for each time it is spoken."""
+    frequent = term([0.9] * 1500 + [0.8] * 2, [True] * 1500 + [True, False], [0] * 1502, [1000, 1000])
+    value = best_term_values([frequent], 10 * SECONDS, ALL).item()
+    assert value == pytest.approx(1500 / 2000)
+    worth = best_term_values([frequent], 20_000 * SECONDS, ALL).item()
+    assert worth == pytest.approx(1501 / 2000 - 999.9 / (2e7 - 2000), abs=1e-9)
