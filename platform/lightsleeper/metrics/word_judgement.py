@@ -16,8 +16,9 @@ from torch import Tensor
 from lightsleeper.metrics.exact import rate, share
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.metrics.resampling import draws, interval, wilson
+from lightsleeper.metrics.term_weighted import Term, at_best_thresholds, term_weighted_value
 from lightsleeper.metrics.word_events import Proposals, above
-from lightsleeper.metrics.word_matching import Pairs, Term, Truths, best_term_values, by_iou, by_score, overlapping
+from lightsleeper.metrics.word_matching import Pairs, Truths, by_iou, by_score, overlapping
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,17 @@ def f1(streams: Sequence[JudgedStream], threshold: float, resamples: int) -> dic
 def term_weighted(
     streams: Sequence[JudgedStream], classes: int, keywords: Sequence[int] | None, resamples: int
 ) -> Measurement:
-    """MTWV over ``keywords``, None: all that are spoken; ``n`` counts them."""
+    """MTWV over ``keywords``, None: all that are spoken; ``n`` counts those that are.
+
+    Drawn streams keep the thresholds of all: chosen anew on each draw they would only be more optimistic, and the
+    value would lie at the edge of its interval or outside.
+    """
     seconds = np.array([stream.seconds for stream in streams])
-    terms = list(_terms(streams, classes, keywords))
-    spoken = sum(bool(term.spoken.any()) for term in terms)
+    counts = at_best_thresholds(list(_terms(streams, classes, keywords)), seconds)
+    spoken = int((counts[0].sum(0) > 0).sum())
 
     def values(weights: Tensor) -> list[Tensor]:
-        return [best_term_values(terms, seconds, weights)]
+        return [term_weighted_value(counts, seconds, weights)]
 
     return _bootstrapped({"mtwv": spoken}, values, len(streams), resamples if spoken else 0)["mtwv"]
 

@@ -1,21 +1,17 @@
-"""Which found word answers for which spoken one, and what a keyword is worth at its best threshold.
+"""Which found word answers for which spoken one.
 
 Published rule (papers/dynamic_conformer 6, 8): an event is right where it overlaps in time with a true event of its
 word. One answers for one: events choose in the order of their scores, so that a second event for the same word is a
 false alarm, and so that at a higher threshold the same events choose the same words: one pass holds for all thresholds.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lightsleeper.metrics.word_events import Proposals
 
-FALSE_ALARM_COST = 999.9  # of the term-weighted value (NIST; SpeechYOLO's code)
 _HAIR = 1e-9  # an IoU of one half is one half
 
 
@@ -74,40 +70,3 @@ def _greedy(pairs: Pairs, order: NDArray[np.int64]) -> Pairs:
             truths.add(truth)
             kept.append(index)
     return pairs.at(np.array(kept, np.int64))
-
-
-class Term(NamedTuple):
-    """One keyword in all streams: its events, best first, and how often it was spoken."""
-
-    score: NDArray[np.float64]
-    """(n,)"""
-    hit: NDArray[np.bool_]
-    """(n,)"""
-    stream: NDArray[np.int64]
-    """(n,) index of the stream of each."""
-    spoken: NDArray[np.int64]
-    """(streams,)"""
-
-
-def best_term_values(terms: Sequence[Term], seconds: NDArray[np.float64], weights: Tensor) -> Tensor:
-    """Term-weighted value of each weighting of the streams, ``weights`` (R, streams): (R,).
-
-    1 less the mean over keywords of the rate of misses plus ``FALSE_ALARM_COST`` times spurious events over seconds
-    that are none of the keyword, each keyword at the threshold that is best for it on these very streams: a perfect
-    system has 1, one that finds nothing 0, and no system less. Keywords that are not spoken do not count; nan where
-    none is.
-    """
-    total = weights @ torch.from_numpy(seconds)
-    cost, counted = torch.zeros(len(weights), dtype=torch.double), torch.zeros(len(weights), dtype=torch.double)
-    for term in terms:
-        spoken = weights @ torch.from_numpy(term.spoken).double()
-        drawn = weights[:, torch.from_numpy(term.stream)]
-        hit = torch.from_numpy(term.hit)
-        last = np.append(np.diff(term.score) != 0, True)[: len(term.score)]  # of events with equal scores
-        hits, spurious = ((drawn * kind).cumsum(1)[:, torch.from_numpy(last)] for kind in (hit, ~hit))
-        found = (spoken[:, None] - hits) / spoken[:, None]
-        found += FALSE_ALARM_COST * spurious / (total - spoken)[:, None].clamp(min=1.0)
-        best = torch.cat([torch.ones(len(weights), 1, dtype=torch.double), found], 1).amin(1)  # or no event at all
-        cost += torch.where(spoken > 0, best, 0.0)
-        counted += spoken > 0
-    return 1 - cost / counted
