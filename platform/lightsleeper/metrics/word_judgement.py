@@ -69,21 +69,46 @@ def ranked(streams: Sequence[JudgedStream]) -> tuple[NDArray[np.float64], NDArra
     return score[order][last], last + 1, right[order].cumsum()[last]
 
 
-def counted(streams: Sequence[JudgedStream], threshold: float) -> dict[str, Measurement]:
-    """Shares and rates, with exact intervals."""
-    found = sum(int((stream.events.score > threshold).sum()) for stream in streams)
-    right = sum(len(stream.there(stream.matched, threshold).event) for stream in streams)
+def counted(streams: Sequence[JudgedStream], threshold: float, intervals: bool) -> dict[str, Measurement]:
+    """Shares and rates, with exact intervals where asked: they cost more than all the rest."""
+    found, right = _found(streams, threshold)
     spoken = sum(len(stream.truths.word) for stream in streams)
-    per_hour = rate(found - right, sum(stream.seconds for stream in streams) / 3600)
+    of = share if intervals else _share
+    missed = of(spoken - right, spoken)
+    per_hour = false_alarms(streams, threshold, intervals)
     low, high = (None if bound is None else bound / 3600 for bound in (per_hour.low, per_hour.high))
     return {
-        "precision": share(right, found),
-        "recall": share(right, spoken),
-        "frr": share(spoken - right, spoken),
-        "fa_per_second": Measurement(per_hour.value / 3600, low, high, per_hour.n, per_hour.method),
+        "precision": of(right, found),
+        "recall": _complement(missed),
+        "frr": missed,
+        "fa_per_second": replace(per_hour, value=per_hour.value / 3600, low=low, high=high),
         "fa_per_hour": per_hour,
-        "accuracy": share(sum(_centred(stream, threshold) for stream in streams), spoken),
+        "accuracy": of(sum(_centred(stream, threshold) for stream in streams), spoken),
     }
+
+
+def false_alarms(streams: Sequence[JudgedStream], threshold: float, intervals: bool) -> Measurement:
+    """Wrong events an hour."""
+    found, right = _found(streams, threshold)
+    hours = sum(stream.seconds for stream in streams) / 3600
+    if intervals:
+        return rate(found - right, hours)
+    return Measurement((found - right) / hours if hours else math.nan, n=found - right)
+
+
+def _found(streams: Sequence[JudgedStream], threshold: float) -> tuple[int, int]:
+    """Events, and those that are right."""
+    found = sum(int((stream.events.score > threshold).sum()) for stream in streams)
+    return found, sum(len(stream.there(stream.matched, threshold).event) for stream in streams)
+
+
+def _share(hits: int, trials: int) -> Measurement:
+    return Measurement(hits / trials if trials else math.nan, n=trials)
+
+
+def _complement(part: Measurement) -> Measurement:
+    low, high = (None if bound is None else 1 - bound for bound in (part.high, part.low))
+    return replace(part, value=1 - part.value, low=low, high=high)
 
 
 def _centred(stream: JudgedStream, threshold: float) -> int:

@@ -19,7 +19,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.metrics.word_events import WordEvent, proposals
-from lightsleeper.metrics.word_judgement import JudgedStream, counted, f1, judge, ranked, term_weighted
+from lightsleeper.metrics.word_judgement import JudgedStream, counted, f1, false_alarms, judge, ranked, term_weighted
 from lightsleeper.metrics.word_matching import Truths
 
 __all__ = ["CONTENTS", "MTWV_KEYWORDS", "WordDetection", "WordEvent"]
@@ -161,12 +161,12 @@ class WordDetection(Metric):
         with self._gathered():
             streams = self._streams()
             draws = resamples if intervals else 0
-            results = {**f1(streams, at, draws), **counted(streams, at)}
+            results = {**f1(streams, at, draws), **counted(streams, at, intervals)}
             results["mtwv"] = term_weighted(streams, len(self.words), self.keywords, draws)
             contents = [name for name in CONTENTS if any(stream.content == name for stream in streams)]
             for name in contents:
                 part = [stream for stream in streams if stream.content == name]
-                results[f"fa_per_hour_{name}"] = counted(part, at)["fa_per_hour"]
+                results[f"fa_per_hour_{name}"] = false_alarms(part, at, intervals)
                 if len(contents) > 1 and any(len(stream.truths.word) for stream in part):
                     results[f"f1_{name}"] = f1(part, at, draws)["f1"]
         return {prefix + name: value for name, value in results.items()}
