@@ -21,7 +21,8 @@ from lightsleeper.bench.spotter_arms import GROUPS, trainings
 from lightsleeper.deploy.spotting import OnnxSpotter
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.words import CONTENTS
-from lightsleeper.recipe.data import recipe_data
+from lightsleeper.recipe import load
+from lightsleeper.recipe.parsing import build_data
 from lightsleeper.tracking import runs
 from lightsleeper.tracking.record import read
 
@@ -44,7 +45,7 @@ def run(
     """All numbers. ``models``: NAME=RUN, the first one what others are compared with; else finished trainings of
     ``out``. ``repeats``: rounds. Raises UserError where there is nothing to time."""
     folders = named(models) if models else finished(out, quick)
-    data = recipe_data([next(iter(folders.values()))])
+    data = build_data(load([next(iter(folders.values()))]))
     heard = streams(data, QUICK_HOPS if quick else HOPS)
     spotters = {name: OnnxSpotter(_file(folder), threads) for name, folder in folders.items()}
     found, clock = measure(spotters, heard, repeats or (QUICK_ROUNDS if quick else ROUNDS))

@@ -106,12 +106,13 @@ def other_family(path: Path, args: argparse.Namespace) -> int:
     import torch
 
     from lightsleeper.deploy.finalize import load_model
-    from lightsleeper.recipe.data import recipe_data
+    from lightsleeper.recipe import load
+    from lightsleeper.recipe.parsing import build_data
     from lightsleeper.stages.deliver import tested
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # accelerators there are, and a tip
     warnings.filterwarnings("ignore", module="lightning")
-    data = recipe_data(args.data)
+    data = build_data(load(args.data))
     torch.set_num_threads(args.threads)
     sets = {}
     for name, loader in evaluation_sets(data, args.split).items():
@@ -162,9 +163,10 @@ def data_module(given: list[str]) -> "L.LightningDataModule":
     """The data a user names: a folder of recordings, or the `data:` section of a recipe with overlays."""
     folders = folders_of(given)
     if not folders:
-        from lightsleeper.recipe.data import recipe_data
+        from lightsleeper.recipe import load
+        from lightsleeper.recipe.parsing import build_data
 
-        return recipe_data(given)
+        return build_data(load(given))
     if folders != given:
         raise UserError(f"--data {' '.join(given)}: expected folders only, or a recipe and overlays only.")
     for folder in folders:

@@ -69,9 +69,10 @@ def evaluation_streams(path: Path, args: argparse.Namespace) -> tuple[dict[str, 
     if args.phrase:
         raise UserError("--phrase is of recordings in a folder; a recipe names its own.")
     args.data = given or [own_data(path, args.source)]
-    from lightsleeper.recipe.data import recipe_data
+    from lightsleeper.recipe import load
+    from lightsleeper.recipe.parsing import build_data
 
-    data = recipe_data(args.data)
+    data = build_data(load(args.data))
     sets = evaluate.evaluation_sets(data, args.split)
     if not given:
         compare_data(Path(args.data[0]), data)

@@ -21,9 +21,10 @@ def main(path: Path, args: argparse.Namespace) -> int:
         raise UserError("--data: a word spotter needs the data of a recipe; `overlays/` has some for folders.")
     spotter = open_spotter(path, args.source, args.threads, args.threshold)
     from lightsleeper.deploy.spotting_evaluation import follow, metrics_of
-    from lightsleeper.recipe.data import recipe_data
+    from lightsleeper.recipe import load
+    from lightsleeper.recipe.parsing import build_data
 
-    data = recipe_data(given)
+    data = build_data(load(given))
     check_words(spotter.words, list(getattr(data, "words", ())))
     conditions = describe(path, data, args, spotter.threshold)
     content: dict[str, Any] = {"conditions": conditions, "sets": {}, "curves": {}, "details": {}}

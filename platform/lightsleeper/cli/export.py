@@ -62,10 +62,11 @@ def run_streams(folder: Path) -> "Streams":
     recipe = (folder.parent if folder.name == EXPORT else folder) / RECIPE
     if not recipe.is_file():
         raise UserError(f"{folder} is no run's: int8 files are calibrated on the streams of the run's recipe.")
-    from lightsleeper.recipe.data import recipe_data
+    from lightsleeper.recipe import load
+    from lightsleeper.recipe.parsing import build_data
     from lightsleeper.stages.deliver import data_streams
 
-    return data_streams(recipe_data([str(recipe)]))
+    return data_streams(build_data(load([str(recipe)])))
 
 
 def _proof(artifact: dict[str, Any]) -> str:

@@ -72,11 +72,15 @@ def build(resolved: Config, recipe: Recipe | None = None) -> Parts:
 
 
 def build_data(recipe: Recipe) -> L.LightningDataModule:
-    """The data module of ``recipe`` alone, with the seed of a run; raises UserError as `build` does."""
-    resolved = resolve(recipe)
-    L.seed_everything(resolved["seed_everything"], workers=True, verbose=False)
-    reader = Reader(_placed(resolved, recipe), trust=True)
-    data: L.LightningDataModule = reader.object("data", resolved["data"], L.LightningDataModule)
+    """The data module of ``recipe`` alone, with the seed of a run. Raises UserError with the key and its place.
+
+    Its model is not looked at: that one may need a step that has not been run here.
+    """
+    reader = Reader(recipe, trust=True)
+    if "data" not in recipe.config:
+        reader.fail("data", "the recipe has no section 'data'.")
+    L.seed_everything(reader.seed(), workers=True, verbose=False)
+    data: L.LightningDataModule = reader.object("data", recipe.config["data"], L.LightningDataModule)
     return data
 
 
