@@ -56,7 +56,7 @@ def test_what_is_kept_does_not_grow_and_is_counted():
     for seed in range(30):
         detector.push(steps(50, seed)[:-7])
         assert len(detector._rest) < HOP
-        assert detector._rest.base is None
+        assert detector._rest.samples.base is None
         assert len(detector._decoded.tail) == 0
     assert detector.seconds == pytest.approx(30 * (50 * HOP - 7) // HOP * 0.02)
     assert detector.state_bytes() == 4 + 4 * (HOP - 1) + 48
@@ -102,7 +102,7 @@ def test_a_file_that_lacks_what_is_needed_is_refused(tmp_path: Path, key: str):
 
 def test_a_file_that_does_not_stream_is_refused(tmp_path: Path):
     path = write_graph(tmp_path / "model.onnx", META, outputs="other")
-    with pytest.raises(UserError, match="is not a streaming detector"):
+    with pytest.raises(UserError, match="is no streaming detector"):
         OnnxStream(path)
 
 

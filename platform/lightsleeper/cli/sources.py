@@ -55,11 +55,12 @@ def is_detector(path: Path) -> bool:
 def is_spotter(path: Path) -> bool:
     """Whether what `locate` found is a word spotter."""
     if path.suffix == ".onnx":
+        from lightsleeper.deploy.hops import streams
         from lightsleeper.deploy.onnx_graph import OnnxGraph
-        from lightsleeper.deploy.spotting import is_spotter_graph
+        from lightsleeper.deploy.spotting import OUTPUTS
 
         graph = OnnxGraph(path)
-        return is_spotter_graph(graph.inputs, graph.outputs)
+        return streams(graph.inputs, graph.outputs, OUTPUTS)
     from lightsleeper.deploy.finalize import model_class, read_description
     from lightsleeper.models.word_spotter import WordSpotter
 

@@ -11,20 +11,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.deploy.onnx_graph import OnnxGraph
-from lightsleeper.errors import UserError
+from lightsleeper.deploy.hops import Rest, StreamGraph, threshold_of
 from lightsleeper.metrics.events import Event, EventDecoder
 
+OUTPUTS = ("score", "next_state")
 Frames = tuple[NDArray[np.float32], NDArray[np.float32] | None, Any]
 """Scores (n,), seconds back to the keyword's start (n,) or None, next state."""
-_PER_STEP = np.float32(1 / 32768)  # full scale is 1
 _MOST_SECONDS = 10.0  # given to a model at a time: an hour in one call needs no more memory than that
 
 
 class StreamModel(Protocol):
     """A model that scores a stream hop by hop."""
 
-    longest: int | None
+    hops: int | None
     """Hops that one call takes, exactly; None: any number."""
 
     @property
@@ -38,7 +37,7 @@ class StreamModel(Protocol):
     def state_bytes(self) -> int: ...
 
 
-class OnnxStream:
+class OnnxStream(StreamGraph):
     """An exported streaming model: inputs ``audio`` (1, n hops) and ``state`` (1, S), outputs ``score`` (1, n), perhaps
     ``offset`` (1, n) in seconds, and ``next_state``.
 
@@ -46,32 +45,12 @@ class OnnxStream:
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
-        self.graph = OnnxGraph(path, threads)
-        self.metadata: dict[str, str] = self.graph.metadata
-        if "features" in self.graph.inputs:
-            raise UserError(f"{path} takes features of a front end outside of it; the run it came from takes audio.")
-        if {"audio", "state"} - self.graph.inputs.keys() or {"score", "next_state"} - set(self.graph.outputs):
-            raise UserError(
-                f"{path} is not a streaming detector: expected inputs audio, state and outputs score, next_state; it "
-                f"has {', '.join(self.graph.inputs)} and {', '.join(self.graph.outputs)}."
-            )
-        for key in ("sample_rate", "hop_samples"):
-            if key not in self.metadata:
-                raise UserError(f"{path} does not say its {key}: export it again.")
-        samples = self.graph.inputs["audio"][1]
-        self.longest = None if samples is None else samples // int(self.metadata["hop_samples"])
-        self._size = self.graph.inputs["state"][1] or int(self.metadata["state_size"])
+        super().__init__(path, threads, "streaming detector", OUTPUTS, ("sample_rate", "hop_samples"))
         self._tells_start = "offset" in self.graph.outputs
-
-    def initial(self) -> NDArray[np.float32]:
-        return np.zeros((1, self._size), np.float32)
 
     def step(self, audio: NDArray[np.float32], state: Any) -> Frames:
         found = self.graph.run({"audio": audio[None], "state": state})
         return found["score"][0], found["offset"][0] if self._tells_start else None, found["next_state"]
-
-    def state_bytes(self) -> int:
-        return 4 * self._size
 
 
 class TorchStream:
@@ -80,7 +59,7 @@ class TorchStream:
     ``metadata``: what the exported file would say; the model's own attributes fill in sample rate and hop.
     """
 
-    longest: int | None = None
+    hops: int | None = None
 
     def __init__(self, model: Any, metadata: Mapping[str, str] | None = None) -> None:
         self.model = model.eval()
@@ -133,10 +112,6 @@ class StreamingDetector:
         wait_s: float = 0.0,
     ) -> None:
         stored = model.metadata
-        if threshold is None:
-            threshold = float(stored.get("threshold", "nan"))
-            if np.isnan(threshold):
-                raise UserError("the model was exported without a threshold: give one.")
         self.model = model
         self.sample_rate, self.hop = int(stored["sample_rate"]), int(stored["hop_samples"])
 
@@ -144,15 +119,15 @@ class StreamingDetector:
             return float(stored.get(key, otherwise)) if given is None else given
 
         self.decoder = EventDecoder(
-            threshold,
+            threshold_of(stored, threshold),
             self.hop / self.sample_rate,
             int(value(smoothing_frames, "smoothing_frames", 1)),
             value(refractory_s, "refractory_s", 1.0),
             wait_s,
         )
         most = max(1, int(_MOST_SECONDS * self.sample_rate) // self.hop)
-        self._most = min(most, model.longest or most) * self.hop
-        self._unit = self.hop * (model.longest or 1)  # a graph of fixed length takes only that
+        self._most = min(most, model.hops or most) * self.hop
+        self._unit = self.hop * (model.hops or 1)  # a graph of fixed length takes only that
         self.reset()
 
     @classmethod
@@ -164,7 +139,7 @@ class StreamingDetector:
         """Begin a new stream."""
         self._state = self.model.initial()
         self._decoded = self.decoder.initial()
-        self._rest: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._rest = Rest(self._unit)
 
     @property
     def seconds(self) -> float:
@@ -173,30 +148,14 @@ class StreamingDetector:
 
     def push(self, samples: NDArray) -> list[Event]:
         """Events of the next samples (n,): float in [-1, 1], or int16. Times count from the start of the stream."""
-        audio = self._whole_hops(samples)
+        audio = self._rest.whole(samples)
         if 0 < len(audio) <= self._most:  # what a microphone gives: every call counts
             return self._decode(audio)[1]
         return [event for _, events in self._stretches(audio) for event in events]
 
     def frames(self, samples: NDArray) -> Iterator[tuple[NDArray[np.float32], list[Event]]]:
         """As ``push``, with the raw scores of each stretch, for a plot."""
-        yield from self._stretches(self._whole_hops(samples))
-
-    def _whole_hops(self, samples: NDArray) -> NDArray[np.float32]:
-        """What waited, and ``samples``, as far as the model takes them; the rest waits."""
-        samples = np.asarray(samples)
-        if samples.ndim != 1:
-            raise ValueError(f"samples of one channel (n,) were expected, got {samples.shape}")
-        waited = len(self._rest)
-        audio = np.empty(waited + len(samples), np.float32)
-        audio[:waited] = self._rest
-        if samples.dtype == np.int16:
-            np.multiply(samples, _PER_STEP, out=audio[waited:])
-        else:
-            audio[waited:] = samples
-        whole = len(audio) // self._unit * self._unit
-        self._rest = audio[whole:].copy()  # a view would hold the whole call's samples
-        return audio[:whole]
+        yield from self._stretches(self._rest.whole(samples))
 
     def _stretches(self, audio: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], list[Event]]]:
         for start in range(0, len(audio), self._most):

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from lightsleeper.deploy.detector import StreamingDetector
+from lightsleeper.deploy.hops import Rest
 from lightsleeper.deploy.listening import Found
 from lightsleeper.deploy.partition_plot import MAX_PANELS, N_MELS, check_path
 from lightsleeper.files import replacing
@@ -98,7 +99,7 @@ class Picture:
         self.rate, self.decoder = detector.sample_rate, detector.decoder
         self._front = FrontEnd(N_MELS, self.rate, _WINDOW_MS, _HOP_MS).eval()
         self._state = torch.zeros(1, self._front.state_size)
-        self._rest: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._rest = Rest(self._front.stride)
         self._tail, self._frames = np.zeros(0), 0
         self.upper, self.lower = Columns(np.maximum), Columns(np.minimum)  # of the waveform
         self.mel = Columns(np.add)  # its mean
@@ -106,18 +107,15 @@ class Picture:
 
     @torch.no_grad()
     def hear(self, samples: NDArray[np.float32]) -> None:
-        audio = np.concatenate([self._rest, samples])
-        hop = self._front.stride
-        whole = len(audio) // hop * hop
-        self._rest = audio[whole:].copy()
-        if not whole:
+        audio = self._rest.whole(samples)
+        if not len(audio):
             return
         if self.view == "waveform":
-            hops = audio[:whole].reshape(-1, hop)
+            hops = audio.reshape(-1, self._front.stride)
             self.upper.add(hops.max(1))
             self.lower.add(hops.min(1))
             return
-        features, self._state = self._front.stream(torch.from_numpy(audio[None, :whole]), self._state)
+        features, self._state = self._front.stream(torch.from_numpy(audio[None]), self._state)
         self.mel.add(features[0].T.numpy())
 
     def score(self, scores: NDArray[np.float32]) -> None:

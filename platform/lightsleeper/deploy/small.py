@@ -57,7 +57,7 @@ class Network(Protocol):
 class Fronted:
     """A file that takes features, behind the model's own front end: a `StreamModel`."""
 
-    longest: int | None = None
+    hops: int | None = None
 
     def __init__(self, front: Causal, network: Network, metadata: Mapping[str, str]) -> None:
         self.front, self.network, self.metadata = front, network, metadata

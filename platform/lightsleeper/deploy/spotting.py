@@ -6,7 +6,7 @@ that are not settled. Any division of the samples into calls gives the same word
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,14 +14,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.deploy.onnx_graph import OnnxGraph
-from lightsleeper.errors import UserError
+from lightsleeper.deploy.hops import Rest, StreamGraph, threshold_of
 from lightsleeper.metrics.word_events import Suppressor, WordEvent, candidates, proposals
 
 OUTPUTS = ("score", "word", "begin", "end", "next_state")
 NEEDED = ("sample_rate", "hop_samples", "step_s", "lead_s", "words")
 _HAIR_S = 1e-4  # rounding of times in float32
-_PER_STEP = np.float32(1 / 32768)  # full scale is 1
 
 
 class Steps(NamedTuple):
@@ -52,7 +50,7 @@ class SpotterModel(Protocol):
     def step(self, audio: NDArray[np.float32], state: Any) -> Steps: ...
 
 
-class OnnxSpotter:
+class OnnxSpotter(StreamGraph):
     """An exported word spotter: inputs ``audio`` (1, hop) and ``state`` (1, S), outputs ``OUTPUTS`` and perhaps
     ``gates`` (1, modules).
 
@@ -60,21 +58,7 @@ class OnnxSpotter:
     """
 
     def __init__(self, path: str | Path, threads: int = 1) -> None:
-        self.graph = OnnxGraph(path, threads)
-        self.metadata: dict[str, str] = self.graph.metadata
-        if not is_spotter_graph(self.graph.inputs, self.graph.outputs):
-            raise UserError(
-                f"{path} is no word spotter: expected inputs audio, state and outputs {', '.join(OUTPUTS)}; it has "
-                f"{', '.join(self.graph.inputs)} and {', '.join(self.graph.outputs)}."
-            )
-        if missing := [key for key in NEEDED if key not in self.metadata]:
-            raise UserError(f"{path} does not say its {missing[0]}: export it again.")
-        samples = self.graph.inputs["audio"][1]
-        self.hops: int | None = None if samples is None else samples // int(self.metadata["hop_samples"])
-        self._size = self.graph.inputs["state"][1] or int(self.metadata["state_size"])
-
-    def initial(self) -> NDArray[np.float32]:
-        return np.zeros((1, self._size), np.float32)
+        super().__init__(path, threads, "word spotter", OUTPUTS, NEEDED)
 
     def step(self, audio: NDArray[np.float32], state: Any) -> Steps:
         found = self.graph.run({"audio": audio[None], "state": state})
@@ -108,10 +92,6 @@ class TorchSpotter:
         return Steps(score, word, begin_s, end_s, gates, found.state)
 
 
-def is_spotter_graph(inputs: Mapping[str, Any], outputs: Sequence[str]) -> bool:
-    return {"audio", "state"} <= inputs.keys() and set(OUTPUTS) <= set(outputs)
-
-
 class StreamingSpotter:
     """Feed any number of samples; get the words that have become certain.
 
@@ -132,11 +112,7 @@ class StreamingSpotter:
 
     def __init__(self, model: SpotterModel, threshold: float | None = None) -> None:
         stored = model.metadata
-        if threshold is None:
-            threshold = float(stored.get("threshold", "nan"))
-            if np.isnan(threshold):
-                raise UserError("the model was exported without a threshold: give one.")
-        self.model, self.threshold = model, threshold
+        self.model, self.threshold = model, threshold_of(stored, threshold)
         self.words: list[str] = json.loads(stored["words"])
         self.sample_rate, self.hop = int(stored["sample_rate"]), int(stored["hop_samples"])
         self.step_s, self.lead_s = float(stored["step_s"]), float(stored["lead_s"])
@@ -160,7 +136,7 @@ class StreamingSpotter:
         self.hops_heard = 0
         self._state = self.model.initial()
         self._suppressor = Suppressor()
-        self._rest: NDArray[np.float32] = np.zeros(0, np.float32)
+        self._rest = Rest(self.hop)
 
     def push(self, samples: NDArray) -> list[WordEvent]:
         """Words of the next samples (n,): float in [-1, 1], or int16. Times count from the start of the stream."""
@@ -168,14 +144,8 @@ class StreamingSpotter:
 
     def hops(self, samples: NDArray) -> Iterator[tuple[Steps, list[WordEvent]]]:
         """As ``push``, hop by hop, with what the model said; its times count from the start of the stream too."""
-        samples = np.asarray(samples)
-        if samples.ndim != 1:
-            raise ValueError(f"samples of one channel (n,) were expected, got {samples.shape}")
-        audio = samples.astype(np.float32) * (_PER_STEP if samples.dtype == np.int16 else np.float32(1))
-        audio = np.concatenate([self._rest, audio])
-        whole = len(audio) // self.hop * self.hop
-        self._rest = audio[whole:].copy()  # a view would hold the whole call's samples
-        for start in range(0, whole, self.hop):
+        audio = self._rest.whole(samples)
+        for start in range(0, len(audio), self.hop):
             yield self._hear(audio[start : start + self.hop])
 
     def _hear(self, audio: NDArray[np.float32]) -> tuple[Steps, list[WordEvent]]:

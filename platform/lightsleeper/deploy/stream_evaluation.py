@@ -36,7 +36,7 @@ def follow(model: StreamModel, chunks: Iterable[Batch], metric: FRRAtFalseAlarms
     Raises UserError for data that are no streams, and for a graph of a fixed length that does not fit the chunks.
     """
     hop = int(model.metadata["hop_samples"])
-    step = None if model.longest is None else model.longest * hop
+    step = None if model.hops is None else model.hops * hop
     state: Any = None
     streams: list[int] = []
     for chunk in chunks:
