@@ -40,6 +40,32 @@ class AudioFolder(DataModule):
     this order: the main one; ``unseen_words`` where texts are held out; ``unknown_speakers`` where some recordings name
     their speaker and others do not; those of ``also_test``; those of ``mix``, as ``synthetic`` for ``SpokenPhrases``.
 
+    Args:
+        path: folder with the manifest, or several folders to pool.
+        manifest: name of the manifest in each folder.
+        texts: only recordings of these texts; None: all.
+        vocabulary: further texts that test clips are compared with.
+        held_out_texts: texts kept out of training and validation, and tested on their own as ``unseen_words``.
+            ``mix`` may still hold their words.
+        test_speakers: speakers of the test; None: drawn, ``test_fraction`` of them.
+        test_fraction: share of speakers (of clips, where no speakers are known) in the test.
+        val_fraction: share of the remaining speakers (or clips) used for validation.
+        evaluate_only: everything is test data.
+        also_test: further folders by the name of the test set that each becomes; never trained on. Its numbers are
+            those of ``lightning evaluate --data FOLDER``: compared with its own texts and ``vocabulary``.
+        max_test_clips: at most so many clips of each test set, drawn by ``split_seed``; None: all.
+        trim: cut silence before and after the speech.
+        on_bad_file: refuse to start, or skip files that cannot be read and name them once.
+        pronunciations: own pronunciations in ARPAbet, such as ``{"siri": "S IH1 R IY0"}``.
+        mix: data module whose training clips fill part of each batch, so that fine-tuning forgets nothing; its
+            test sets show what was forgotten.
+        mix_share: their share of a batch.
+        batch_size: clips in a training batch, pairs in a test batch.
+        negatives_per_clip: hard texts drawn for each training clip; None: as many as ``mix`` draws, 0 without it.
+        workers: processes that prepare batches.
+        split_seed: of what is tested: speakers, clips and pairs. Runs of several seeds share it.
+        seed: of the order of training and its draws; None: the run's seed.
+
     Example::
 
         AudioFolder("recordings", test_speakers=["anna", "ben"], also_test={"street": "recorded_outside"})
@@ -72,33 +98,6 @@ class AudioFolder(DataModule):
         split_seed: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            path: folder with the manifest, or several folders to pool.
-            manifest: name of the manifest in each folder.
-            texts: only recordings of these texts; None: all.
-            vocabulary: further texts that test clips are compared with.
-            held_out_texts: texts kept out of training and validation, and tested on their own as ``unseen_words``.
-                ``mix`` may still hold their words.
-            test_speakers: speakers of the test; None: drawn, ``test_fraction`` of them.
-            test_fraction: share of speakers (of clips, where no speakers are known) in the test.
-            val_fraction: share of the remaining speakers (or clips) used for validation.
-            evaluate_only: everything is test data.
-            also_test: further folders by the name of the test set that each becomes; never trained on. Its numbers are
-                those of ``lightning evaluate --data FOLDER``: compared with its own texts and ``vocabulary``.
-            max_test_clips: at most so many clips of each test set, drawn by ``split_seed``; None: all.
-            trim: cut silence before and after the speech.
-            on_bad_file: refuse to start, or skip files that cannot be read and name them once.
-            pronunciations: own pronunciations in ARPAbet, such as ``{"siri": "S IH1 R IY0"}``.
-            mix: data module whose training clips fill part of each batch, so that fine-tuning forgets nothing; its
-                test sets show what was forgotten.
-            mix_share: their share of a batch.
-            batch_size: clips in a training batch, pairs in a test batch.
-            negatives_per_clip: hard texts drawn for each training clip; None: as many as ``mix`` draws, 0 without it.
-            workers: processes that prepare batches.
-            split_seed: of what is tested: speakers, clips and pairs. Runs of several seeds share it.
-            seed: of the order of training and its draws; None: the run's seed.
-        """
         super().__init__()
         between(0, 1, test_fraction=test_fraction, val_fraction=val_fraction, mix_share=mix_share)
         theirs: int | None = getattr(mix, "negatives_per_clip", None)

@@ -100,6 +100,23 @@ class LabelledText(Tokenized, _Labelled):
 
     Batches: ``input_ids`` and ``attention_mask`` (B, T), ``labels`` and ``groups`` (B,).
 
+    Args:
+        dataset: Hub name, folder of train/validation/test tables, table (csv, tsv, jsonl, json, parquet), or folder
+            of ``save_to_disk``. None: the built-in task.
+        subset: Configuration of the dataset.
+        revision: Branch, tag or commit of the dataset.
+        text_column: Column of the text.
+        label_column: Column of the label.
+        tokenizer: Hub name or local folder. None: a token is a byte, after one that stands for the whole text.
+        max_length: Tokens of a text at most; the rest is cut off. The built-in task shows as much code.
+        batch_size: Texts in a training batch, of similar length.
+        eval_batch_size: Texts in a batch of validation and test.
+        val_fraction: Share of the training rows used for validation, where there is no such split.
+        test_fraction: Share of the training rows used for the test, where there is none.
+        split_seed: Another seed draws other rows for them. The built-in task is split by file and has none.
+        workers: Processes that prepare training batches; 0 prepares them in the training process.
+        seed: Of the training order. None: the run's seed.
+
     Example::
 
         data = LabelledText("reviews.csv", tokenizer="distilbert-base-uncased")
@@ -125,24 +142,6 @@ class LabelledText(Tokenized, _Labelled):
         workers: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            dataset: Hub name, folder of train/validation/test tables, table (csv, tsv, jsonl, json, parquet), or folder
-                of ``save_to_disk``. None: the built-in task.
-            subset: Configuration of the dataset.
-            revision: Branch, tag or commit of the dataset.
-            text_column: Column of the text.
-            label_column: Column of the label.
-            tokenizer: Hub name or local folder. None: a token is a byte, after one that stands for the whole text.
-            max_length: Tokens of a text at most; the rest is cut off. The built-in task shows as much code.
-            batch_size: Texts in a training batch, of similar length.
-            eval_batch_size: Texts in a batch of validation and test.
-            val_fraction: Share of the training rows used for validation, where there is no such split.
-            test_fraction: Share of the training rows used for the test, where there is none.
-            split_seed: Another seed draws other rows for them. The built-in task is split by file and has none.
-            workers: Processes that prepare training batches; 0 prepares them in the training process.
-            seed: Of the training order. None: the run's seed.
-        """
         super().__init__(batch_size, eval_batch_size, val_fraction, test_fraction, workers)
         at_least(8, max_length=max_length)
         self.dataset, self.subset, self.revision = dataset, subset, revision
@@ -209,6 +208,25 @@ class LabelledImages(_Labelled):
 
     Batches: ``pixel_values`` (B, channels, height, width), ``labels`` and ``groups`` (B,).
 
+    Args:
+        dataset: Hub name, or a folder: with one folder of images per class, these perhaps below train, validation
+            and test; or one of ``save_to_disk``.
+        subset: Configuration of the dataset.
+        revision: Branch, tag or commit of the dataset.
+        image_column: Column of the image.
+        label_column: Column of the label.
+        processor: Hub name or local folder of the image processor that a pre-trained model wants. None: the middle
+            square at ``image_size``, values from -1 to 1.
+        image_size: Height and width in pixels, without ``processor``.
+        channels: 3 is colour, 1 is grey, without ``processor``.
+        batch_size: Images in a training batch.
+        eval_batch_size: Images in a batch of validation and test.
+        val_fraction: Share of the training rows used for validation, where there is no such split.
+        test_fraction: Share of the training rows used for the test, where there is none.
+        split_seed: Another seed draws other rows for them.
+        workers: Processes that prepare training batches; 0 prepares them in the training process.
+        seed: Of the training order. None: the run's seed.
+
     Example::
 
         data = LabelledImages("photographs", image_size=64)
@@ -235,26 +253,6 @@ class LabelledImages(_Labelled):
         workers: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            dataset: Hub name, or a folder: with one folder of images per class, these perhaps below train, validation
-                and test; or one of ``save_to_disk``.
-            subset: Configuration of the dataset.
-            revision: Branch, tag or commit of the dataset.
-            image_column: Column of the image.
-            label_column: Column of the label.
-            processor: Hub name or local folder of the image processor that a pre-trained model wants. None: the middle
-                square at ``image_size``, values from -1 to 1.
-            image_size: Height and width in pixels, without ``processor``.
-            channels: 3 is colour, 1 is grey, without ``processor``.
-            batch_size: Images in a training batch.
-            eval_batch_size: Images in a batch of validation and test.
-            val_fraction: Share of the training rows used for validation, where there is no such split.
-            test_fraction: Share of the training rows used for the test, where there is none.
-            split_seed: Another seed draws other rows for them.
-            workers: Processes that prepare training batches; 0 prepares them in the training process.
-            seed: Of the training order. None: the run's seed.
-        """
         super().__init__(batch_size, eval_batch_size, val_fraction, test_fraction, workers)
         if channels not in (1, 3):
             raise UserError(f"channels must be 3 (colour) or 1 (grey), got {channels}.")

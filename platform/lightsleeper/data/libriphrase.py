@@ -41,6 +41,26 @@ class LibriPhrase(DataModule):
     The test is built as published, or read from the official CSV files (``test_csv``). Training phrases are a random
     sample of each length: the published training recipe was never released.
 
+    Args:
+        librispeech: folder that holds the subsets, ``train-clean-100`` and so on.
+        alignments: folder of the word alignments (CSV or .alignment.txt); None: inside ``librispeech``.
+        train_subsets: subsets to train on; None: train-clean-100 and train-clean-360, as published.
+        test_subset: subset that the test is built from.
+        test_csv: folder of the official test CSV files; None: build the test.
+        test_audio: folder that the clips named in ``test_csv`` lie in; None: ``test_csv`` itself.
+        protocol: P1 (episodes; CMCD, DSP) or P2 (PhonMatchNet). Their numbers do not compare.
+        phrases_per_length: training phrases of each number of words, at most.
+        max_words: longest phrase, 1 to 4.
+        max_speakers: speakers of the built test, those with most phrases.
+        pairs: positives, easy and hard negatives per anchor of the built test.
+        val_speakers: share of training speakers kept for validation.
+        on_bad_file: refuse to start, or skip recordings that cannot be opened and name them once.
+        batch_size: clips in a training batch, pairs in a test batch.
+        negatives_per_clip: hard texts drawn for each training clip.
+        workers: processes that prepare batches.
+        split_seed: of the built test, validation and the sample that is trained on. Runs of several seeds share it.
+        seed: of the order of training and its draws; None: the run's seed.
+
     Example::
 
         LibriPhrase("corpora/LibriSpeech", alignments="corpora/alignments", negatives_per_clip=4)
@@ -70,27 +90,6 @@ class LibriPhrase(DataModule):
         split_seed: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            librispeech: folder that holds the subsets, ``train-clean-100`` and so on.
-            alignments: folder of the word alignments (CSV or .alignment.txt); None: inside ``librispeech``.
-            train_subsets: subsets to train on; None: train-clean-100 and train-clean-360, as published.
-            test_subset: subset that the test is built from.
-            test_csv: folder of the official test CSV files; None: build the test.
-            test_audio: folder that the clips named in ``test_csv`` lie in; None: ``test_csv`` itself.
-            protocol: P1 (episodes; CMCD, DSP) or P2 (PhonMatchNet). Their numbers do not compare.
-            phrases_per_length: training phrases of each number of words, at most.
-            max_words: longest phrase, 1 to 4.
-            max_speakers: speakers of the built test, those with most phrases.
-            pairs: positives, easy and hard negatives per anchor of the built test.
-            val_speakers: share of training speakers kept for validation.
-            on_bad_file: refuse to start, or skip recordings that cannot be opened and name them once.
-            batch_size: clips in a training batch, pairs in a test batch.
-            negatives_per_clip: hard texts drawn for each training clip.
-            workers: processes that prepare batches.
-            split_seed: of the built test, validation and the sample that is trained on. Runs of several seeds share it.
-            seed: of the order of training and its draws; None: the run's seed.
-        """
         super().__init__()
         self.train_subsets = train_subsets or ["train-clean-100", "train-clean-360"]
         for subset in (*self.train_subsets, test_subset):

@@ -33,6 +33,26 @@ class LocalText(Tokenized, DataModule):
     Batches: ``input_ids`` and ``targets`` (B, T), the token after each; of evaluation also ``documents`` (B, T), the
     number of the target's document (-1: not scored) and ``bytes`` (B, T), those of the target's text.
 
+    Args:
+        path: Folder, file or glob of UTF-8 text, or several. None, without ``dataset``: the Python standard
+            library's sources.
+        pattern: Which files of a folder, as a glob.
+        dataset: Hugging Face dataset instead of files: hub name or local path.
+        subset: Configuration of the dataset.
+        revision: Branch, tag or commit of the dataset.
+        column: Column of the dataset that holds the text of a document.
+        tokenizer: Hub name or local folder. None: a token is a byte, 257 different ones.
+        context_tokens: Tokens in a block.
+        batch_size: Blocks in a training batch.
+        eval_batch_size: Blocks in a batch of validation and test.
+        val_fraction: Share of the documents used for validation, where a dataset has no such split.
+        test_fraction: Share of the documents in the test.
+        eval_documents: At most so many documents of validation and test each are scored; None: all.
+        eval_document_tokens: The first so many tokens of each are scored, so that no long one outweighs the
+            others; None: all.
+        workers: Processes that prepare training batches; 0 prepares them in the training process.
+        seed: Of the training order. None: the run's seed.
+
     Example::
 
         data = LocalText("books/**/*.txt", context_tokens=512)
@@ -60,27 +80,6 @@ class LocalText(Tokenized, DataModule):
         workers: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            path: Folder, file or glob of UTF-8 text, or several. None, without ``dataset``: the Python standard
-                library's sources.
-            pattern: Which files of a folder, as a glob.
-            dataset: Hugging Face dataset instead of files: hub name or local path.
-            subset: Configuration of the dataset.
-            revision: Branch, tag or commit of the dataset.
-            column: Column of the dataset that holds the text of a document.
-            tokenizer: Hub name or local folder. None: a token is a byte, 257 different ones.
-            context_tokens: Tokens in a block.
-            batch_size: Blocks in a training batch.
-            eval_batch_size: Blocks in a batch of validation and test.
-            val_fraction: Share of the documents used for validation, where a dataset has no such split.
-            test_fraction: Share of the documents in the test.
-            eval_documents: At most so many documents of validation and test each are scored; None: all.
-            eval_document_tokens: The first so many tokens of each are scored, so that no long one outweighs the
-                others; None: all.
-            workers: Processes that prepare training batches; 0 prepares them in the training process.
-            seed: Of the training order. None: the run's seed.
-        """
         super().__init__()
         if path is not None and dataset is not None:
             raise UserError("give path or dataset, not both.")

@@ -58,6 +58,24 @@ class SpeechCommands(DataModule):
     """Spoken words of one second. Batches: ``audio`` (B, 16000), ``word`` (B,) its number in ``words``, ``clip`` (B,)
     and ``speaker`` (B,), the same number for clips of one (by the files' names; each silence has its own).
 
+    Args:
+        path: the unpacked archive, one folder a word; or a data set of the hub, unpacked once into the cache.
+        classes: 12: ten words, unknown and silence. 35: every word of the folder (30 in version 1).
+        words: other words for the ten, in the order of the model's classes.
+        test_set: folder of the official 12-class test archive, one folder a class. None: the clips of
+            ``testing_list.txt``, with a draw of unknown ones and silence. Numbers of the two do not compare.
+        noise_probability: share of training clips that are shifted and get background noise.
+        noise_amplitude: largest factor of the background noise.
+        shift_ms: largest shift in either direction.
+        subset: configuration of a data set of the hub, such as ``v0.02``.
+        revision: branch, tag or commit of it.
+        on_bad_file: refuse to start, or skip recordings that cannot be read.
+        batch_size: training clips in a batch.
+        eval_batch_size: clips in a batch of validation and test.
+        workers: processes that prepare training batches.
+        split_seed: of the draw of unknown words, and of silence in validation and test.
+        seed: of training order, noise and shifts. None: the run's seed.
+
     Example::
 
         data = SpeechCommands("speech_commands_v0.02", classes=12)
@@ -86,25 +104,6 @@ class SpeechCommands(DataModule):
         split_seed: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            path: the unpacked archive, one folder a word; or a data set of the hub, unpacked once into the cache.
-            classes: 12: ten words, unknown and silence. 35: every word of the folder (30 in version 1).
-            words: other words for the ten, in the order of the model's classes.
-            test_set: folder of the official 12-class test archive, one folder a class. None: the clips of
-                ``testing_list.txt``, with a draw of unknown ones and silence. Numbers of the two do not compare.
-            noise_probability: share of training clips that are shifted and get background noise.
-            noise_amplitude: largest factor of the background noise.
-            shift_ms: largest shift in either direction.
-            subset: configuration of a data set of the hub, such as ``v0.02``.
-            revision: branch, tag or commit of it.
-            on_bad_file: refuse to start, or skip recordings that cannot be read.
-            batch_size: training clips in a batch.
-            eval_batch_size: clips in a batch of validation and test.
-            workers: processes that prepare training batches.
-            split_seed: of the draw of unknown words, and of silence in validation and test.
-            seed: of training order, noise and shifts. None: the run's seed.
-        """
         super().__init__()
         for name, share in (("noise_probability", noise_probability), ("noise_amplitude", noise_amplitude)):
             if not 0 <= share <= 1:

@@ -47,6 +47,29 @@ class SpokenPhrases(DataModule):
     (``$LIGHTSLEEPER_CACHE``, else ``~/.cache/lightsleeper``). Parts: train; val and test with voices and phrases that
     no other part has; ``unseen_words`` with the test voices and words that training has neither heard nor read.
 
+    Args:
+        train_phrases: training clips, in equal shares of 1, 2, ... ``max_words`` words.
+        vocabulary: the commonest English words that phrases are drawn from.
+        max_words: longest phrase.
+        held_out_words: share of the words kept for the test set ``unseen_words``: never in training audio, never
+            in a training text, negatives included, and never as a homophone. 0: no such test set.
+        held_out_voices: voices (of 89) that only the test sets have.
+        validation_voices: voices that only the validation set has.
+        episodes: keywords per word count in each test set; each meets 3 matching, 3 easy and 3 hard clips.
+        validation_episodes: the same for the validation set.
+        distance: which texts are nearest and so make hard negatives: by edits of phones, or by the published
+            distance of LibriPhrase, which never takes plural-like neighbours.
+        corpus_seed: of texts, voices and everything in the audio. Another seed is another corpus.
+        batch_size: training clips in a batch, of similar length.
+        eval_batch_size: (clip, text) pairs in a batch of validation and test.
+        negatives_per_clip: hard negative texts drawn anew for every training clip in every epoch.
+        near_word_share: share of them where a word gives way to one of its five nearest; in the others one or two
+            random phones change.
+        workers: processes that prepare training batches; 0 prepares them in the training process, in under 5 % of
+            a step.
+        build_workers: processes that build the corpus. None: one per core.
+        seed: of training order and drawn negatives. None: the run's seed.
+
     Example::
 
         data = SpokenPhrases(train_phrases=5000)
@@ -77,30 +100,6 @@ class SpokenPhrases(DataModule):
         build_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            train_phrases: training clips, in equal shares of 1, 2, ... ``max_words`` words.
-            vocabulary: the commonest English words that phrases are drawn from.
-            max_words: longest phrase.
-            held_out_words: share of the words kept for the test set ``unseen_words``: never in training audio, never
-                in a training text, negatives included, and never as a homophone. 0: no such test set.
-            held_out_voices: voices (of 89) that only the test sets have.
-            validation_voices: voices that only the validation set has.
-            episodes: keywords per word count in each test set; each meets 3 matching, 3 easy and 3 hard clips.
-            validation_episodes: the same for the validation set.
-            distance: which texts are nearest and so make hard negatives: by edits of phones, or by the published
-                distance of LibriPhrase, which never takes plural-like neighbours.
-            corpus_seed: of texts, voices and everything in the audio. Another seed is another corpus.
-            batch_size: training clips in a batch, of similar length.
-            eval_batch_size: (clip, text) pairs in a batch of validation and test.
-            negatives_per_clip: hard negative texts drawn anew for every training clip in every epoch.
-            near_word_share: share of them where a word gives way to one of its five nearest; in the others one or two
-                random phones change.
-            workers: processes that prepare training batches; 0 prepares them in the training process, in under 5 % of
-                a step.
-            build_workers: processes that build the corpus. None: one per core.
-            seed: of training order and drawn negatives. None: the run's seed.
-        """
         super().__init__()
         at_least(1, train_phrases=train_phrases, max_words=max_words, episodes=episodes)
         at_least(1, validation_episodes=validation_episodes, batch_size=batch_size, eval_batch_size=eval_batch_size)

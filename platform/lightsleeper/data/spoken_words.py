@@ -85,6 +85,30 @@ class SpokenWords(DataModule):
     Batches: ``audio`` (B, samples), 16 kHz in [-1, 1]; ``word`` (B,), its number in ``words``; ``clip`` (B,); and
     ``speaker`` (B,), the same number for clips of one voice (a clip whose speaker is not named has its own).
 
+    Args:
+        words: what is told apart, in the order of the model's classes. None: a dozen commands.
+        path: folder of recordings with a manifest; None: synthesised voices.
+        manifest: name of the manifest in ``path``.
+        clip_seconds: length of every clip. Training clips lie anywhere in it, the others in the middle; longer
+            ones are cut.
+        train_clips: synthesised training clips of each word.
+        validation_clips: the same for validation.
+        test_clips: the same for the test.
+        held_out_voices: voices (of 89) that only the test has.
+        validation_voices: voices that only the validation set has.
+        corpus_seed: of voices and everything in the synthesised audio.
+        test_speakers: speakers of the recordings that are tested; None: drawn, ``test_fraction`` of them.
+        test_fraction: share of speakers (of clips, where none are named) in the test.
+        val_fraction: share of the remaining ones used for validation.
+        trim: cut silence before and after the speech of a recording.
+        on_bad_file: refuse to start, or skip recordings that cannot be read.
+        batch_size: training clips in a batch.
+        eval_batch_size: clips in a batch of validation and test.
+        workers: processes that prepare training batches; 0: the training process itself.
+        build_workers: processes that build the corpus. None: one per core.
+        split_seed: of the split of recordings. Runs of several seeds share it.
+        seed: of training order and placement. None: the run's seed.
+
     Example::
 
         data = SpokenWords(train_clips=50)
@@ -119,31 +143,6 @@ class SpokenWords(DataModule):
         split_seed: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            words: what is told apart, in the order of the model's classes. None: a dozen commands.
-            path: folder of recordings with a manifest; None: synthesised voices.
-            manifest: name of the manifest in ``path``.
-            clip_seconds: length of every clip. Training clips lie anywhere in it, the others in the middle; longer
-                ones are cut.
-            train_clips: synthesised training clips of each word.
-            validation_clips: the same for validation.
-            test_clips: the same for the test.
-            held_out_voices: voices (of 89) that only the test has.
-            validation_voices: voices that only the validation set has.
-            corpus_seed: of voices and everything in the synthesised audio.
-            test_speakers: speakers of the recordings that are tested; None: drawn, ``test_fraction`` of them.
-            test_fraction: share of speakers (of clips, where none are named) in the test.
-            val_fraction: share of the remaining ones used for validation.
-            trim: cut silence before and after the speech of a recording.
-            on_bad_file: refuse to start, or skip recordings that cannot be read.
-            batch_size: training clips in a batch.
-            eval_batch_size: clips in a batch of validation and test.
-            workers: processes that prepare training batches; 0: the training process itself.
-            build_workers: processes that build the corpus. None: one per core.
-            split_seed: of the split of recordings. Runs of several seeds share it.
-            seed: of training order and placement. None: the run's seed.
-        """
         super().__init__()
         at_least(1, train_clips=train_clips, validation_clips=validation_clips, test_clips=test_clips)
         at_least(1, held_out_voices=held_out_voices, validation_voices=validation_voices)
