@@ -29,6 +29,8 @@ TRAINING = ("pdp", "subclone", "wakeword", "spotter")
 TARGET_LOADER = 0.05
 TARGET_OVERHEAD = 1.05
 
+Kinds = Any  # what add_subparsers gives
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
@@ -36,16 +38,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter",
         required=True,
     )
-    dsp = kinds.add_parser("dsp", help="the batched partition: equality, speed, memory, latency")
-    dsp.add_argument("--rows", type=positive, metavar="B", help="pairs in the batch, default 256")
-    dsp.add_argument("--frames", type=positive, metavar="N", help="encoder frames a clip, default 50")
-    dsp.add_argument("--tokens", type=positive, nargs="+", metavar="M", help="tokens a text, default 4 20")
-    dsp.add_argument("--channels", type=positive, metavar="D", help="width of the embeddings, default 144")
-    dsp.add_argument("--repeats", type=positive, metavar="R", help="timed calls, default 5")
-    dsp.add_argument(
+    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter):
+        add(kinds)
+    for kind in kinds.choices.values():
+        kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
+
+
+def _dsp(kinds: Kinds) -> None:
+    parser = kinds.add_parser("dsp", help="the batched partition: equality, speed, memory, latency")
+    parser.add_argument("--rows", type=positive, metavar="B", help="pairs in the batch, default 256")
+    parser.add_argument("--frames", type=positive, metavar="N", help="encoder frames a clip, default 50")
+    parser.add_argument("--tokens", type=positive, nargs="+", metavar="M", help="tokens a text, default 4 20")
+    parser.add_argument("--channels", type=positive, metavar="D", help="width of the embeddings, default 144")
+    parser.add_argument("--repeats", type=positive, metavar="R", help="timed calls, default 5")
+    parser.add_argument(
         "--reference-rows", type=positive, metavar="R", help="rows the references are timed on, default 16"
     )
-    dsp.add_argument("--threads", type=positive, metavar="N", help="torch threads, default 1")
+    parser.add_argument("--threads", type=positive, metavar="N", help="torch threads, default 1")
+
+
+def _recipes(kinds: Kinds) -> None:
     loader = kinds.add_parser("loader", help="data loading's share of a training step")
     loader.add_argument("--steps", type=positive, default=60, metavar="N", help="training steps, default 60")
     overhead = kinds.add_parser("overhead", help="the fit of `lightning run` against a bare Lightning script")
@@ -56,12 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override, such as trainer.max_epochs=1"
         )
         kind.add_argument("--runs-dir", metavar="DIR", help="where runs lie; overhead: default a temporary folder")
-    dashboard = kinds.add_parser("dashboard", help="records into the index, the payload and the page")
-    dashboard.add_argument("--records", type=positive, default=5000, metavar="N", help="made-up records, default 5000")
-    dashboard.add_argument("--points", type=positive, default=200, metavar="N", help="of each curve, default 200")
-    dashboard.add_argument("--runs-dir", metavar="DIR", help="records that are there instead; its index stays as it is")
-    dashboard.add_argument("--repeats", type=positive, default=3, metavar="R", help="timed calls, default 3")
-    methods = []
+
+
+def _dashboard(kinds: Kinds) -> None:
+    parser = kinds.add_parser("dashboard", help="records into the index, the payload and the page")
+    parser.add_argument("--records", type=positive, default=5000, metavar="N", help="made-up records, default 5000")
+    parser.add_argument("--points", type=positive, default=200, metavar="N", help="of each curve, default 200")
+    parser.add_argument("--runs-dir", metavar="DIR", help="records that are there instead; its index stays as it is")
+    parser.add_argument("--repeats", type=positive, default=3, metavar="R", help="timed calls, default 3")
+
+
+def _methods(kinds: Kinds) -> None:
     for name, text in METHODS.items():
         method = kinds.add_parser(name, help=text)
         method.add_argument("--part", nargs="+", default=[], metavar="PART", help="only these parts; default all")
@@ -71,49 +88,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         method.add_argument("--threads", type=positive, metavar="N", help="torch threads, default one per core")
         method.add_argument("--parent", metavar="MODEL", help="weights to start from: hub name or local folder")
         method.add_argument("--out", metavar="DIR", help="keeps one JSON a finished training, to go on from")
-        methods.append(method)
-    wakeword = kinds.add_parser("wakeword", help="wake words: speed of all families, accuracy, recordings of people")
-    wakeword.add_argument(
+
+
+def _wakeword(kinds: Kinds) -> None:
+    parser = kinds.add_parser("wakeword", help="wake words: speed of all families, accuracy, recordings of people")
+    parser.add_argument(
         "--part", default="speed", choices=("speed", "accuracy", "people"), help="what to measure, default speed"
     )
-    wakeword.add_argument("--engine", metavar="PYTHON", help="a Python that has pvporcupine, to compare with")
-    wakeword.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
-    wakeword.add_argument("--seeds", type=positive, metavar="N", help="accuracy: seeds of each training")
-    wakeword.add_argument(
+    parser.add_argument("--engine", metavar="PYTHON", help="a Python that has pvporcupine, to compare with")
+    parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="accuracy: seeds of each training")
+    parser.add_argument(
         "--only",
         nargs="+",
         metavar="GROUP",
         choices=GROUPS,
         help=f"accuracy: {', '.join(GROUPS)}; default all, in this order",
     )
-    wakeword.add_argument("--collect", action="store_true", help="accuracy, people: no training, what is finished")
-    wakeword.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
-    wakeword.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
-    wakeword.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from; speed: the models")
-    spotter = kinds.add_parser("spotter", help="word spotting: what gates cost and save, recordings of people, classes")
-    spotter.add_argument(
+    parser.add_argument("--collect", action="store_true", help="accuracy, people: no training, what is finished")
+    parser.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
+    parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from; speed: the models")
+
+
+def _spotter(kinds: Kinds) -> None:
+    parser = kinds.add_parser("spotter", help="word spotting: what gates cost and save, recordings of people, classes")
+    parser.add_argument(
         "--part",
         default="latency",
         choices=("accuracy", "latency", "people", "classes"),
         help="what to measure, default latency",
     )
-    spotter.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
-    spotter.add_argument("--seeds", type=positive, metavar="N", help="accuracy, people: seeds of each training")
-    spotter.add_argument(
+    parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="accuracy, people: seeds of each training")
+    parser.add_argument(
         "--only", nargs="+", metavar="GROUP", choices=SPOTTER_GROUPS, help=f"accuracy: {', '.join(SPOTTER_GROUPS)}"
     )
-    spotter.add_argument("--collect", action="store_true", help="accuracy, people: no training, what is finished")
-    spotter.add_argument(
+    parser.add_argument("--collect", action="store_true", help="accuracy, people: no training, what is finished")
+    parser.add_argument(
         "--models",
         nargs="+",
         metavar="NAME=RUN",
         help="latency: runs or exported files, the first with a run's data; default: the finished trainings in --out",
     )
-    spotter.add_argument("--repeats", type=positive, metavar="R", help="latency, classes: timed rounds")
-    spotter.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
-    spotter.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
-    for kind in (dsp, loader, overhead, dashboard, *methods, wakeword, spotter):
-        kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
+    parser.add_argument("--repeats", type=positive, metavar="R", help="latency, classes: timed rounds")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
+    parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
 
 
 def main(args: argparse.Namespace) -> int:
