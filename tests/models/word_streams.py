@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightsleeper.models.kws_encoder import sample_audio
 from lightsleeper.models.word_spotter import WordSpotter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -29,10 +30,22 @@ def make(gated: bool = False, shake: bool = True, **arguments: Any) -> WordSpott
             module.bias.data.normal_(0, 0.3)
     if shake:
         model.heads.detection.bias.data.normal_(0, 0.5)  # as often detected as not: scores of 0 would show nothing
-    for gate in gates(model) if shake else ():
-        gate.logits.weight.data.normal_(0, 2)
-        gate.logits.bias.data.zero_()
+        balance(model.eval())
     return model.eval()
+
+
+@torch.no_grad()
+def balance(model: WordSpotter) -> None:
+    """Gates that are open on half of the windows of some audio."""
+    audio = sample_audio(3, 24.0 * model.windowing.slide_ms)
+    for gate in gates(model):
+        gate.logits.weight.normal_(0, 2)
+        gate.logits.bias.zero_()
+        seen: list[Tensor] = []
+        handle = gate.register_forward_hook(lambda _, given, out, seen=seen: seen.append(out))
+        model(audio)
+        handle.remove()
+        gate.logits.bias[0] -= seen[0].median()
 
 
 def gates(model: WordSpotter) -> list[Any]:

@@ -179,7 +179,7 @@ def test_counted_multiplications_are_those_of_the_modules_that_ran():
         force(model, opened)
         with FlopCounterMode(display=False) as counter:
             model(windows(1))
-        gates = 8 * 2 * WIDTH
+        gates = 8 * WIDTH
         expected = sum(m for m, value in zip(macs, opened, strict=True) if value)
         attention = sum(value for number, value in enumerate(opened) if number % 4 == 1)
         assert counter.get_total_flops() // 2 == expected + gates + codes * attention

@@ -148,8 +148,9 @@ class WordSpotter(Family):
         share(warp=warp, below_one=True)
         self._refuse(encoder, gated, n_mels, gain_db)
         saved = None if parent is None else read_model(parent, "WordSpotter", "parent")
-        words = words or (saved.init_args["words"] if saved is not None and classes is None else None)
-        if words is not None and classes not in (None, len(words)):
+        if not words and saved is not None and classes is None:
+            words = saved.init_args["words"]
+        if words and classes not in (None, len(words)):
             raise ValueError(f"classes must be the number of words, {len(words)}; got {classes}")
         self._architecture: dict[str, Any] = {
             "encoder": encoder,
@@ -179,7 +180,7 @@ class WordSpotter(Family):
         self.words: list[str] = []
         self.gating = gated  # whether gates decide: not in the first epochs of a fit
         self._state: Tensor | None = None  # of the stream that is being evaluated
-        if words is not None or classes is not None:
+        if words or classes is not None:
             self._build_heads(words or [], classes or len(words or []))
         if saved is not None:
             self._start_from(saved)

@@ -30,22 +30,22 @@ class Gate(nn.Module):
         with torch.no_grad():
             self.logits.bias.copy_(torch.tensor([START_OPEN, 1 - START_OPEN]).log())
 
-    def margin(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Logit (M, 1) of keeping over skipping, for windows x (M, N, d)."""
         weight, bias = self.logits.weight, self.logits.bias
         return F.linear(x.mean(1), (weight[KEEP] - weight[SKIP])[None], (bias[KEEP] - bias[SKIP])[None])
 
     def keep(self, x: Tensor) -> Tensor:
         """Probability (M, 1) that the module runs: the softmax of two is the sigmoid of their difference."""
-        return self.margin(x).sigmoid()
+        return self(x).sigmoid()
 
     def sample(self, x: Tensor) -> Tensor:
         """0 or 1 for each window (M, 1), drawn; the gradient is that of the relaxed sample."""
-        return straight_through(self.margin(x), self.temperature)
+        return straight_through(self(x), self.temperature)
 
     def open(self, x: Tensor) -> Tensor:
         """What inference decides, (M, 1) bool: keeping is likelier than one half."""
-        return self.margin(x) > 0
+        return self(x) > 0
 
 
 def straight_through(margin: Tensor, temperature: float = 1.0) -> Tensor:
