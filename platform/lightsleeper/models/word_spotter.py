@@ -6,7 +6,6 @@ graph run through the same causal layers from the zero state. What the papers le
 nn/spotting, nn/gates and nn/gated_conformer.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
@@ -22,6 +21,7 @@ from lightsleeper.metrics.skipping import SkippedMACs
 from lightsleeper.metrics.words import WordDetection
 from lightsleeper.models.family import Batch, ExportGraph, Family, read_model
 from lightsleeper.models.kws_encoder import sample_audio
+from lightsleeper.models.word_spotter_graph import TARGET, hop_graph
 from lightsleeper.nn.augment import FeatureAugment, random_gain
 from lightsleeper.nn.bc_resnet import MELS
 from lightsleeper.nn.gated_conformer import GatedConformer
@@ -421,71 +421,8 @@ class WordSpotter(Family):
 
     def export_spec(self) -> list[ExportGraph]:
         """None before it is known how many words there are."""
-        if "heads" not in self._modules:
-            return []
-        hop = self.hop_samples
-
-        def audio(seed: int, hops: int = 1) -> Tensor:
-            return sample_audio(seed, float(hops * self.windowing.slide_ms))[:, : hops * hop]
-
-        @torch.no_grad()
-        def sample(seed: int) -> dict[str, Tensor]:
-            state = self.initial().cpu()
-            if seed:
-                _, state = self.encoder.chain.stream(audio(seed + 1000, 1 + seed % 7), state)
-            return {"audio": audio(seed), "state": state}
-
-        outputs = ["score", "word", "begin", "end", *(["gates"] if self.gated else []), "next_state"]
-        return [
-            ExportGraph(
-                "model",
-                _HopGraph(self).eval(),
-                sample,
-                outputs,
-                metadata=self._metadata(),
-                bench=lambda ms: {"audio": audio(0), "state": self.initial().cpu()},
-                per="hop",
-                chunks_ms=(float(self.windowing.slide_ms),),
-                macs=self.encoder.macs + self.encoder.mel_macs + self.heads.macs(self.encoder.steps),
-            )
-        ]
-
-    def _metadata(self) -> dict[str, str]:
-        windowing, encoder = self.windowing, self.encoder
-        return {
-            "family": type(self).__name__,
-            "sample_rate": str(SAMPLE_RATE),
-            "hop_samples": str(windowing.slide_samples),
-            "window_samples": str(windowing.window_ms * SAMPLE_RATE // 1000),
-            "state_size": str(encoder.chain.state_size),
-            "step_s": repr(windowing.step_s),
-            "lead_s": repr(windowing.lead_s),
-            "receptive_s": repr(windowing.receptive_s),
-            "words": json.dumps(self.words),
-            "threshold": repr(float(self.threshold)),
-            "target": TARGET,
-            "modules": json.dumps(encoder.modules_named if self.gated else []),
-            "module_macs": json.dumps(encoder.module_macs if self.gated else []),
-            "encoder_macs": str(encoder.macs),
-        }
-
-
-TARGET = "highest F1 on validation streams"
+        return [hop_graph(self)] if "heads" in self._modules else []
 
 
 def _few(words: Sequence[str], count: int = 5) -> str:
     return ", ".join(words[:count]) + (f", ... ({len(words)})" if len(words) > count else "")
-
-
-class _HopGraph(nn.Module):
-    """What is exported: audio (1, hop) and state (1, S) to `Steps` without names, one tensor each."""
-
-    def __init__(self, spotter: WordSpotter) -> None:
-        super().__init__()
-        self.encoder, self.heads = spotter.encoder, spotter.heads
-        self._stream = spotter.stream
-
-    def forward(self, audio: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        score, word, begin, end, gates, state = self._stream(audio, state)
-        found = (score, word, begin, end)
-        return (*found, state) if gates is None else (*found, gates[:, 0], state)
