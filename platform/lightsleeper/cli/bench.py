@@ -129,7 +129,7 @@ def _spotter(kinds: Kinds) -> None:
         "--models",
         nargs="+",
         metavar="NAME=RUN",
-        help="latency: runs or exported files, the first with a run's data; default: the finished trainings in --out",
+        help="latency: finished runs, on the test streams of the first; default: trainings in --out",
     )
     parser.add_argument("--repeats", type=positive, metavar="R", help="latency, classes: timed rounds")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
