@@ -229,9 +229,9 @@ def _verdict(found: dict[str, Any]) -> str:
     wins, seeds = found["better_seeds"]
     span = "" if change["low"] is None else f" [{change['low']:+.4f}, {change['high']:+.4f}]"
     return (
-        f"  {found['second']} against {found['first']}: F1 {change['value']:+.4f}{span}, IoU {_signed(gains['mean_iou'])}, "
-        f"MTWV {_signed(gains['mtwv'])}, false alarms an hour {gains['fa_per_hour']:+.1f}; p {found['p_trainings']:.3f} "
-        f"over trainings ({found['trainings'][0]} and {found['trainings'][1]}); better in {wins} of {seeds} seeds"
+        f"  {found['second']} against {found['first']}: F1 {change['value']:+.4f}{span}, "
+        f"IoU {_signed(gains['mean_iou'])}, MTWV {_signed(gains['mtwv'])}, "
+        f"false alarms an hour {gains['fa_per_hour']:+.1f}; p {found['p_trainings']:.3f} over trainings ({found['trainings'][0]} and {found['trainings'][1]}); better in {wins} of {seeds} seeds"
     )
 
 
