@@ -231,7 +231,8 @@ def _verdict(found: dict[str, Any]) -> str:
     return (
         f"  {found['second']} against {found['first']}: F1 {change['value']:+.4f}{span}, "
         f"IoU {_signed(gains['mean_iou'])}, MTWV {_signed(gains['mtwv'])}, "
-        f"false alarms an hour {gains['fa_per_hour']:+.1f}; p {found['p_trainings']:.3f} over trainings ({found['trainings'][0]} and {found['trainings'][1]}); better in {wins} of {seeds} seeds"
+        f"false alarms an hour {gains['fa_per_hour']:+.1f}; p {found['p_trainings']:.3f} over trainings "
+        f"({found['trainings'][0]} and {found['trainings'][1]}); better in {wins} of {seeds} seeds"
     )
 
 
