@@ -1,8 +1,7 @@
 """`lightning bench spotter --part people`: digits of some speakers learned, those of the others found in streams.
 
 The six speakers of `spoken_digits` are divided into pairs; each pair is tested by networks that never heard it, trained
-on the others: one without gates and, begun with it, one with. Streams are digits strung together over recorded and made
-noise; speech without digits (`coffee_orders`) is heard in training and, other recordings of it, in the test. Every
+on the others: one without gates and, begun with it, one with. Streams are digits strung together over recorded noise; speech without digits (`coffee_orders`) is heard in training and, other recordings of it, in the test. Every
 training is a run below ``out``; a second call goes on.
 """
 
@@ -81,6 +80,7 @@ def job(name: str, folder: Path, tested: Sequence[str], seed: int, quick: bool) 
     same = (
         *SAME, *(QUICK if quick else ()), f"--seed_everything={seed}", f"--data.path={folder / DIGITS}",
         f"--data.negatives={json.dumps([str(folder / NEGATIVES)])}", f"--data.noise={folder / NOISE}",
+        '--data.noise_kinds=["recorded"]',
         f"--data.test_speakers={json.dumps(list(tested))}",
     )  # fmt: skip
     if name == "ungated":
