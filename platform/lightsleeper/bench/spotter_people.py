@@ -1,8 +1,9 @@
 """`lightning bench spotter --part people`: digits of some speakers learned, those of the others found in streams.
 
 The six speakers of `spoken_digits` are divided into pairs; each pair is tested by networks that never heard it, trained
-on the others: one without gates and, begun with it, one with. Streams are digits strung together over recorded noise; speech without digits (`coffee_orders`) is heard in training and, other recordings of it, in the test. Every
-training is a run below ``out``; a second call goes on.
+on the others: one without gates and, begun with it, one with. Streams are digits strung together over recorded noise;
+speech without digits (`coffee_orders`) is heard in training and, other recordings of it, in the test. Every training is
+a run below ``out``; a second call goes on.
 """
 
 import csv
