@@ -37,7 +37,7 @@ from lightsleeper.nn.spotting import (
     detection_loss,
     targets,
 )
-from lightsleeper.nn.spotting_encoders import BCResNetEncoder, ConformerEncoder, SpottingEncoder
+from lightsleeper.nn.spotting_encoders import BCResNetEncoder, ConformerEncoder, SpottingEncoder, front_end
 from lightsleeper.nn.windows import SAMPLE_RATE, Windowing
 
 CATALOG = ("WordSpotter",)
@@ -81,6 +81,9 @@ class WordSpotter(Family):
         dropout: Dropout of the conformer.
         tau: Width of the BC-ResNet in units of 8 channels.
         n_mels: Mel bands of the front end; a BC-ResNet takes 40.
+        normalize: none, as published, or exponential, which subtracts a mean spectrum that forgets: level and channel
+            disappear. It is the one thing that then reaches further back than a window.
+        adapt_seconds: Time constant of that mean.
         window_ms: What the encoder sees at once. Published: 1200.
         slide_ms: How far it moves, and how often it answers. Published: 240.
         gated: Whether every module of the conformer has a gate.
@@ -121,6 +124,8 @@ class WordSpotter(Family):
         dropout: float = 0.0,
         tau: float = 2.0,
         n_mels: int = 40,
+        normalize: Literal["none", "exponential"] = "none",
+        adapt_seconds: float = 3.0,
         window_ms: int = 1200,
         slide_ms: int = 240,
         gated: bool = False,
@@ -143,7 +148,7 @@ class WordSpotter(Family):
         at_least(2, n_mels=n_mels)
         at_least(0, gate_penalty=gate_penalty, gate_free_epochs=gate_free_epochs, box_weight=box_weight, masks=masks)
         at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay)
-        above_zero(lr=lr)
+        above_zero(lr=lr, adapt_seconds=adapt_seconds)
         share(nothing=nothing, noise=noise)
         share(warp=warp, below_one=True)
         self._refuse(encoder, gated, n_mels, gain_db)
@@ -162,6 +167,8 @@ class WordSpotter(Family):
             "subsampling": subsampling,
             "tau": tau,
             "n_mels": n_mels,
+            "normalize": normalize,
+            "adapt_seconds": adapt_seconds,
             "window_ms": window_ms,
             "slide_ms": slide_ms,
             "gated": gated,
@@ -171,11 +178,12 @@ class WordSpotter(Family):
         self.nothing, self.box_weight, self.train_stride, self.gain_db = nothing, box_weight, train_stride, gain_db
         self.lr, self.warmup_steps, self.weight_decay = lr, warmup_steps, weight_decay
         augment = FeatureAugment(warp, noise, masks, min(masks, 1))
+        front = front_end(n_mels, augment, adapt_seconds if normalize == "exponential" else None)
         if encoder == "conformer":
             conformer = GatedConformer(dim, blocks, heads, kernel, expansion, dropout, gated, temperature)
-            self.encoder: SpottingEncoder = ConformerEncoder(self.windowing, augment, n_mels, subsampling, conformer)
+            self.encoder: SpottingEncoder = ConformerEncoder(self.windowing, front, n_mels, subsampling, conformer)
         else:
-            self.encoder = BCResNetEncoder(self.windowing, augment, tau)
+            self.encoder = BCResNetEncoder(self.windowing, front, tau)
         self.register_buffer("threshold", torch.tensor(math.nan))
         self.words: list[str] = []
         self.gating = gated  # whether gates decide: not in the first epochs of a fit

@@ -5,6 +5,7 @@ baseline (Samragh et al., ICASSP 2023): fully convolutional, so that each frame 
 output steps of a hop alone.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightsleeper.nn.augment import FeatureAugment
 from lightsleeper.nn.bc_resnet import MELS, trunk, trunk_width
-from lightsleeper.nn.causal import Chain, FrontEnd
+from lightsleeper.nn.causal import Chain, ExponentialMean, FrontEnd
 from lightsleeper.nn.conformer import Subsampling
 from lightsleeper.nn.gated_conformer import GatedConformer
 from lightsleeper.nn.windows import ANALYSIS_MS, FRAME_MS, SAMPLE_RATE, Fourth, Steps, Windowing, Windows
@@ -71,7 +72,7 @@ class ConformerEncoder(SpottingEncoder):
     def __init__(
         self,
         windowing: Windowing,
-        augment: FeatureAugment,
+        front: Sequence[nn.Module],
         n_mels: int,
         subsampling: Literal["conv1d", "conv2d"],
         conformer: GatedConformer,
@@ -80,7 +81,7 @@ class ConformerEncoder(SpottingEncoder):
         self.width, self.pool, self.steps = conformer.dim, windowing.pool, windowing.steps
         self.looks_ahead = True
         self.chain = Chain(
-            _front(n_mels, augment),
+            *front,
             Steps(Subsampling(n_mels, self.width, subsampling), n_mels),
             Windows(self.width, windowing),
         )
@@ -100,7 +101,7 @@ class ConformerEncoder(SpottingEncoder):
 class BCResNetEncoder(SpottingEncoder):
     """Causal BC-ResNet of width ``tau``: 1.175 s of context at every frame, of which each fourth answers."""
 
-    def __init__(self, windowing: Windowing, augment: FeatureAugment, tau: float) -> None:
+    def __init__(self, windowing: Windowing, front: Sequence[nn.Module], tau: float) -> None:
         super().__init__()
         network = trunk(tau, causal=True)
         sees_s = (network.past * FRAME_MS + ANALYSIS_MS) / 1000
@@ -111,12 +112,14 @@ class BCResNetEncoder(SpottingEncoder):
             )
         self.width, self.pool, self.steps = trunk_width(tau), 1, windowing.outputs
         self.looks_ahead = False
-        self.chain = Chain(_front(MELS, augment), network, Fourth(windowing))
+        self.chain = Chain(*front, network, Fourth(windowing))
         self._count(MELS, windowing)
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
         return windows, None
 
 
-def _front(n_mels: int, augment: FeatureAugment) -> FrontEnd:
-    return FrontEnd(n_mels, SAMPLE_RATE, ANALYSIS_MS, FRAME_MS, augment)
+def front_end(n_mels: int, augment: FeatureAugment, adapt_s: float | None) -> list[nn.Module]:
+    """Samples to log-mel features, less a mean spectrum that forgets within ``adapt_s`` seconds where that is given."""
+    log_mel = FrontEnd(n_mels, SAMPLE_RATE, ANALYSIS_MS, FRAME_MS, augment)
+    return [log_mel] if adapt_s is None else [log_mel, ExponentialMean(n_mels, 1000 * adapt_s / FRAME_MS)]
