@@ -41,7 +41,9 @@ def streamed(model: WordSpotter, audio: Tensor, sizes: list[int]) -> Steps:
 
 
 # 2, 4 of the issue
-@pytest.mark.parametrize("arguments", [{}, {"gated": True}, {"encoder": "bc_resnet", "tau": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [{}, {"gated": True, "normalize": "exponential"}, {"encoder": "bc_resnet", "tau": 0.5}], ids=str
+)
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=st.integers(0, 3))
 @settings(max_examples=6, deadline=None)
 @torch.no_grad()
@@ -284,6 +286,12 @@ def test_skipped_shares_are_of_the_encoders_multiplications():
         assert spread["noise"]["p50"] == pytest.approx((1 - expected) * model.encoder.macs)
         model.forget()
     assert "test/skipped_silence" not in found
+
+
+def test_chunks_that_are_no_whole_slides_are_refused():
+    chunk = {**stream(0, 4.0, "speech", 1)[0], "last": False}
+    with pytest.raises(UserError, match="chunks of 0.96 s are no whole slides of 280 ms"):
+        make(slide_ms=280).observe(chunk)
 
 
 def test_a_threshold_is_set_on_validation_streams():

@@ -7,21 +7,19 @@ nn/spotting, nn/gates and nn/gated_conformer.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightsleeper.errors import UserError
-from lightsleeper.metrics.measurement import Measurement
-from lightsleeper.metrics.skipping import SkippedMACs
-from lightsleeper.metrics.words import WordDetection
-from lightsleeper.models.family import Batch, ExportGraph, Family, read_model
+from lightsleeper.models.family import Batch, ExportGraph, read_model
 from lightsleeper.models.kws_encoder import sample_audio
-from lightsleeper.models.word_spotter_graph import TARGET, hop_graph
+from lightsleeper.models.spotter_judging import JudgedSpotter, Steps
+from lightsleeper.models.word_spotter_graph import hop_graph
 from lightsleeper.nn.augment import FeatureAugment, random_gain
 from lightsleeper.nn.bc_resnet import MELS
 from lightsleeper.nn.gated_conformer import GatedConformer
@@ -42,27 +40,8 @@ from lightsleeper.nn.windows import SAMPLE_RATE, Windowing
 
 CATALOG = ("WordSpotter",)
 
-PUBLISHED_THRESHOLD = 0.95  # before calibration
 
-
-class Steps(NamedTuple):
-    """What a chunk of k hops gives, P output steps for each; seconds count from the chunk's first sample."""
-
-    score: Tensor
-    """(B, k P) probability of the likeliest word; 0 where none is detected."""
-    word: Tensor
-    """(B, k P)"""
-    begin_s: Tensor
-    """(B, k P)"""
-    end_s: Tensor
-    """(B, k P)"""
-    gates: Tensor | None
-    """(B, k, modules) 1 where a module ran; None where the model has no gates."""
-    state: Tensor
-    """(B, S) for the next chunk."""
-
-
-class WordSpotter(Family):
+class WordSpotter(JudgedSpotter):
     """Spotter of ``classes`` words.
 
     Args:
@@ -105,9 +84,7 @@ class WordSpotter(Family):
     Raises ValueError for values without sense or sizes that do not fit, UserError for a parent that cannot be read.
     """
 
-    threshold: Tensor
     heads: SpottingHeads
-    headline = ("test/f1", "test/mean_iou", "test/skipped")
 
     def __init__(
         self,
@@ -184,10 +161,7 @@ class WordSpotter(Family):
             self.encoder: SpottingEncoder = ConformerEncoder(self.windowing, front, n_mels, subsampling, conformer)
         else:
             self.encoder = BCResNetEncoder(self.windowing, front, tau)
-        self.register_buffer("threshold", torch.tensor(math.nan))
-        self.words: list[str] = []
         self.gating = gated  # whether gates decide: not in the first epochs of a fit
-        self._state: Tensor | None = None  # of the stream that is being evaluated
         if words or classes is not None:
             self._build_heads(words or [], classes or len(words or []))
         if saved is not None:
@@ -211,8 +185,7 @@ class WordSpotter(Family):
     def _name(self, words: Sequence[str]) -> None:
         if words:
             self.words = list(words)
-            self.metric = WordDetection(self.words, PUBLISHED_THRESHOLD)
-            self.skips = SkippedMACs(self.encoder.module_macs, self.encoder.fixed_macs)
+            self.judge_words()
 
     def _start_from(self, saved: Any) -> None:
         weights = saved.weights()
@@ -352,72 +325,6 @@ class WordSpotter(Family):
         return scheduled_adamw(
             self.trainer, self.parameters(), self.lr, self.weight_decay, "cosine", self.warmup_steps, "matrices"
         )
-
-    # Evaluation on streams.
-
-    def _follow(self, batch: Batch, metric: WordDetection, skips: SkippedMACs | None = None) -> None:
-        """The next chunk of a stream."""
-        stream, content = int(batch["stream"]), str(batch["content"])
-        if batch["first"] or self._state is None:
-            self._state = self.initial()
-            metric.add_stream(stream, batch["events"], float(batch["seconds"]), content)
-        audio = F.pad(batch["audio"], (0, -batch["audio"].shape[1] % self.hop_samples))
-        steps = self.stream(audio, self._state)
-        self._state = steps.state
-        start_s = float(batch["start_s"])
-        hop = round(start_s * 1000 / self.windowing.slide_ms)
-        columns = (
-            steps.score[0],
-            steps.word[0],
-            steps.begin_s[0].double() + start_s,
-            steps.end_s[0].double() + start_s,
-        )
-        metric.update(stream, hop * self.windowing.outputs, *columns)
-        if skips is not None and steps.gates is not None:
-            skips.update(stream, content, hop, steps.gates[0])
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if not self.trainer.sanity_checking:
-            self.observe(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        if not self.trainer.sanity_checking:
-            super().on_validation_epoch_end()
-
-    def observe(self, batch: Batch) -> None:
-        self._follow(batch, self.metric, self.skips)
-
-    def results(self, prefix: str, intervals: bool) -> dict[str, Measurement]:
-        """A test is judged at the calibrated threshold, validation at its own best one."""
-        threshold = None if self.threshold.isnan() else float(self.threshold)
-        if not intervals:
-            threshold = self.metric.best_threshold()
-            threshold = PUBLISHED_THRESHOLD if math.isnan(threshold) else threshold
-        found = self.metric.results(prefix, intervals, threshold)
-        return {**found, **(self.skips.results(prefix, intervals) if self.gated else {})}
-
-    def test_curves(self) -> dict[str, dict[str, Any]]:
-        return {"": self.metric.curve()}
-
-    def test_details(self) -> dict[str, Any]:
-        """Words and false alarms one by one, and with gates the multiply-accumulates of hops by content."""
-        details = self.metric.details(None if self.threshold.isnan() else float(self.threshold))
-        return {**details, "encoder_macs": self.skips.distribution()} if self.gated else details
-
-    def forget(self) -> None:
-        super().forget()
-        self._state = None
-
-    @torch.no_grad()
-    def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Threshold with the highest F1 on the validation streams; 0.95, as published, where no word was found."""
-        metric, self._state = WordDetection(self.words).to(self.threshold.device), None
-        for batch in batches:
-            self._follow(batch, metric)
-        self._state = None
-        best = metric.best_threshold()
-        self.threshold.fill_(PUBLISHED_THRESHOLD if math.isnan(best) else best)
-        return {"value": float(self.threshold), "target": TARGET}
 
     # The deliverable.
 

@@ -2,7 +2,7 @@
 
 Against a split that the session drives (a file for each module, gates computed by the host in NumPy), If was faster in
 every case: 0.54 against 0.95 ms a hop with half of the modules open, 0.29 against 0.45 ms with none, 0.85 against 1.68
-ms with all (width 64, 3 blocks, 20 words; ONNX Runtime 1.x, one thread of a busy machine, fastest tenth of 400 calls).
+ms with all (width 64, 3 blocks, 20 words; ONNX Runtime 1.32, one thread of a busy machine, fastest tenth of 400 calls).
 So there is one file.
 """
 
@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from lightsleeper.models.family import ExportGraph
 from lightsleeper.models.kws_encoder import sample_audio
+from lightsleeper.models.spotter_judging import TARGET
 from lightsleeper.nn.windows import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from lightsleeper.models.word_spotter import WordSpotter
-
-TARGET = "highest F1 on validation streams"
 
 
 def hop_graph(spotter: "WordSpotter") -> ExportGraph:
