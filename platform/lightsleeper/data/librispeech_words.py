@@ -67,6 +67,38 @@ class LibriSpeechWords(RunningSpeech):
     Two test sets, test-clean (unnamed) and test-other. Words that sound alike (peace, piece) are different classes, as
     published. Boundary conventions of aligners differ by 10 to 20 ms: name the alignments with results.
 
+    Args:
+        librispeech: folder that holds the subsets, ``train-clean-100`` and so on; or a data set of the hub with a
+            split for each subset, unpacked once into the cache.
+        alignments: folder of the word alignments (CSV or .alignment.txt); None: inside ``librispeech``.
+        revision: branch, tag or commit of a data set of the hub.
+        train_subsets: subsets to train on; None: all 960 hours.
+        val_subsets: subsets to validate on; None: dev-clean.
+        test_subsets: the test set, and the second one, which is called ``other``.
+        vocabulary: words that are spotted, the most frequent of the training subsets.
+        words: these instead.
+        stop_words: whether words of closed classes (the, of, you) may be among them.
+        longest_seconds: longer utterances are not trained on.
+        noise: folder of noise recordings, for training clips and streams without speech.
+        noise_kinds: kinds of noise; None: all.
+        val_speech_minutes: speech to validate on at most, an equal share of every speaker.
+        val_quiet_minutes: length of streams of babble, of noise and of silence.
+        test_speech_minutes: speech to test on at most; the default is all of either set.
+        test_quiet_minutes: length of the streams of babble, of noise and of silence, in the first test set.
+        clips_per_epoch: utterances in an epoch. None: all.
+        noise_share: share of training clips without speech.
+        disturbed: train on speech in rooms, noise and channels. False: as it was recorded.
+        snr_db: lowest and highest SNR of training clips.
+        gain_db: lowest and highest peak of training clips, dB of full scale.
+        chunk_seconds: audio in a batch of validation and test, a multiple of the spotter's slide.
+        keep_streams: streams without speech whose audio stays in the cache folder.
+        keep_clips: epochs whose training clips are made once and kept; 0: every epoch makes new ones.
+        on_bad_file: refuse to start, or skip recordings that cannot be opened.
+        batch_size: utterances in a batch.
+        workers: processes that prepare batches.
+        split_seed: of the streams without speech. Runs of several seeds share it.
+        seed: of what training draws. None: the run's seed.
+
     Example::
 
         LibriSpeechWords("corpora/LibriSpeech", alignments="corpora/alignments", vocabulary=1000)
@@ -107,39 +139,6 @@ class LibriSpeechWords(RunningSpeech):
         split_seed: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            librispeech: folder that holds the subsets, ``train-clean-100`` and so on; or a data set of the hub with a
-                split for each subset, unpacked once into the cache.
-            alignments: folder of the word alignments (CSV or .alignment.txt); None: inside ``librispeech``.
-            revision: branch, tag or commit of a data set of the hub.
-            train_subsets: subsets to train on; None: all 960 hours.
-            val_subsets: subsets to validate on; None: dev-clean.
-            test_subsets: the test set, and the second one, which is called ``other``.
-            vocabulary: words that are spotted, the most frequent of the training subsets.
-            words: these instead.
-            stop_words: whether words of closed classes (the, of, you) may be among them.
-            longest_seconds: longer utterances are not trained on.
-            noise: folder of noise recordings, for training clips and streams without speech.
-            noise_kinds: kinds of noise; None: all.
-            val_speech_minutes: speech to validate on at most, an equal share of every speaker.
-            val_quiet_minutes: length of streams of babble, of noise and of silence.
-            test_speech_minutes: speech to test on at most; the default is all of either set.
-            test_quiet_minutes: length of the streams of babble, of noise and of silence, in the first test set.
-            clips_per_epoch: utterances in an epoch. None: all.
-            noise_share: share of training clips without speech.
-            disturbed: train on speech in rooms, noise and channels. False: as it was recorded.
-            snr_db: lowest and highest SNR of training clips.
-            gain_db: lowest and highest peak of training clips, dB of full scale.
-            chunk_seconds: audio in a batch of validation and test, a multiple of the spotter's slide.
-            keep_streams: streams without speech whose audio stays in the cache folder.
-            keep_clips: epochs whose training clips are made once and kept; 0: every epoch makes new ones.
-            on_bad_file: refuse to start, or skip recordings that cannot be opened.
-            batch_size: utterances in a batch.
-            workers: processes that prepare batches.
-            split_seed: of the streams without speech. Runs of several seeds share it.
-            seed: of what training draws. None: the run's seed.
-        """
         mix = UtteranceMix(noise_share, snr_db, gain_db, disturbed=disturbed)
         plan = StreamPlan(
             (val_speech_minutes, test_speech_minutes), (val_quiet_minutes, test_quiet_minutes), snr_db, (0.5, 0.5),

@@ -38,6 +38,38 @@ class RunningWords(RunningSpeech):
     The corpus is built once, about 20 ms a sentence on one core, and kept in the cache folder. For the batches see
     `data.running_speech.RunningSpeech`.
 
+    Args:
+        vocabulary: words that are spotted, the most frequent content words of the training sentences.
+        train_sentences: utterances to train on, about 3 s each.
+        sentence_words: fewest and most words of a sentence.
+        keyword_share: of the words of made sentences that are drawn from the vocabulary, each as often.
+        min_phones: of a word of the vocabulary.
+        text: UTF-8 file whose sentences are spoken, where it has as many. None: runs of English words.
+        noise: folder of noise recordings, added to the generated kinds; three or more are divided, so that the
+            streams are heard through others than training.
+        noise_kinds: kinds of noise that speech is heard through; None: all.
+        val_speech_minutes: length of all validation streams of speech.
+        val_quiet_minutes: length of those of babble, of noise and of silence.
+        test_speech_minutes: length of all test streams of speech.
+        test_quiet_minutes: length of those of babble, of noise and of silence.
+        held_out_voices: voices (of 89) that only the test has.
+        validation_voices: voices that only the validation set has.
+        corpus_seed: of voices, sentences and streams.
+        clips_per_epoch: training clips with speech in an epoch. None: every sentence once.
+        noise_share: share of training clips without speech.
+        snr_db: lowest and highest SNR of training clips.
+        gain_db: lowest and highest peak of training clips, dB of full scale.
+        stream_snr_db: lowest and highest SNR of speech in streams.
+        gap_s: shortest and longest pause between two utterances of a stream.
+        chunk_seconds: audio in a batch of validation and test, a multiple of the spotter's slide.
+        keep_streams: streams whose audio stays in the cache folder (2 MB a minute).
+        keep_clips: epochs whose training clips are made once and kept (0.1 GB each for 1,000 clips); later epochs,
+            and other runs with the same ``seed``, hear them again. 0: every epoch makes new ones.
+        batch_size: training clips in a batch.
+        workers: processes that prepare training batches; 0: the training process, about 4 ms a clip.
+        build_workers: processes that build the corpus. None: one per core.
+        seed: of what training draws. None: the run's seed.
+
     Example::
 
         data = RunningWords(vocabulary=20, train_sentences=500)
@@ -79,39 +111,6 @@ class RunningWords(RunningSpeech):
         build_workers: int | None = None,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            vocabulary: words that are spotted, the most frequent content words of the training sentences.
-            train_sentences: utterances to train on, about 3 s each.
-            sentence_words: fewest and most words of a sentence.
-            keyword_share: of the words of made sentences that are drawn from the vocabulary, each as often.
-            min_phones: of a word of the vocabulary.
-            text: UTF-8 file whose sentences are spoken, where it has as many. None: runs of English words.
-            noise: folder of noise recordings, added to the generated kinds; three or more are divided, so that the
-                streams are heard through others than training.
-            noise_kinds: kinds of noise that speech is heard through; None: all.
-            val_speech_minutes: length of all validation streams of speech.
-            val_quiet_minutes: length of those of babble, of noise and of silence.
-            test_speech_minutes: length of all test streams of speech.
-            test_quiet_minutes: length of those of babble, of noise and of silence.
-            held_out_voices: voices (of 89) that only the test has.
-            validation_voices: voices that only the validation set has.
-            corpus_seed: of voices, sentences and streams.
-            clips_per_epoch: training clips with speech in an epoch. None: every sentence once.
-            noise_share: share of training clips without speech.
-            snr_db: lowest and highest SNR of training clips.
-            gain_db: lowest and highest peak of training clips, dB of full scale.
-            stream_snr_db: lowest and highest SNR of speech in streams.
-            gap_s: shortest and longest pause between two utterances of a stream.
-            chunk_seconds: audio in a batch of validation and test, a multiple of the spotter's slide.
-            keep_streams: streams whose audio stays in the cache folder (2 MB a minute).
-            keep_clips: epochs whose training clips are made once and kept (0.1 GB each for 1,000 clips); later epochs,
-                and other runs with the same ``seed``, hear them again. 0: every epoch makes new ones.
-            batch_size: training clips in a batch.
-            workers: processes that prepare training batches; 0: the training process, about 4 ms a clip.
-            build_workers: processes that build the corpus. None: one per core.
-            seed: of what training draws. None: the run's seed.
-        """
         mix = UtteranceMix(noise_share, snr_db, gain_db)
         plan = StreamPlan(
             (val_speech_minutes, test_speech_minutes), (val_quiet_minutes, test_quiet_minutes), stream_snr_db, gap_s,

@@ -60,6 +60,39 @@ class StrungWords(RunningSpeech):
     Words of the recordings that are not in ``words`` are placed like the others and are no events. Recordings of
     ``negatives`` train too, and make streams of their own, as they were recorded.
 
+    Args:
+        path: folder with a manifest, or in the layout of Speech Commands.
+        words: what is spotted, in the order of the model's classes. None: every text, in alphabetical order.
+        manifest: name of the manifest in ``path``.
+        negatives: folders of speech without these words. Recordings whose manifest says otherwise (columns ``text``
+            or ``contains``) are left out.
+        bandwidth_hz: sampling rate that all speech is reduced to, that of the narrowest recordings. None: as it is.
+        noise: folder of noise recordings, added to the generated kinds; three or more are divided, so that the
+            streams are heard through others than training.
+        noise_kinds: kinds of noise that speech is heard through; None: all.
+        test_speakers: speakers of a manifest that are tested; None: drawn, ``test_fraction`` of them.
+        test_fraction: share of speakers (of clips, where none are named) in the test.
+        val_fraction: share of the remaining ones used for validation.
+        split_seed: of that draw, and of the streams. Runs of several seeds share it.
+        val_speech_minutes: length of all validation streams of words.
+        val_quiet_minutes: length of those of babble, of noise and of silence.
+        test_speech_minutes: length of all test streams of words.
+        test_quiet_minutes: length of those of babble, of noise and of silence.
+        clips_per_epoch: training clips with speech in an epoch. None: every recording is the first of one.
+        words_per_clip: fewest and most words in a training clip.
+        noise_share: share of training clips without speech.
+        snr_db: lowest and highest SNR of training clips.
+        gain_db: lowest and highest peak of training clips, dB of full scale.
+        stream_snr_db: lowest and highest SNR of words in streams.
+        gap_s: shortest and longest pause between two recordings, in training clips and streams.
+        chunk_seconds: audio in a batch of validation and test, a multiple of the spotter's slide.
+        keep_streams: streams whose audio stays in the cache folder (2 MB a minute).
+        keep_clips: epochs whose training clips are made once and kept; 0: every epoch makes new ones.
+        on_bad_file: refuse to start, or skip recordings that cannot be read.
+        batch_size: training clips in a batch.
+        workers: processes that prepare training batches.
+        seed: of what training draws. None: the run's seed.
+
     Example::
 
         data = StrungWords("speech_commands_v0.02", noise_kinds=["babble"])
@@ -101,40 +134,6 @@ class StrungWords(RunningSpeech):
         workers: int = 0,
         seed: int | None = None,
     ) -> None:
-        """
-        Args:
-            path: folder with a manifest, or in the layout of Speech Commands.
-            words: what is spotted, in the order of the model's classes. None: every text, in alphabetical order.
-            manifest: name of the manifest in ``path``.
-            negatives: folders of speech without these words. Recordings whose manifest says otherwise (columns ``text``
-                or ``contains``) are left out.
-            bandwidth_hz: sampling rate that all speech is reduced to, that of the narrowest recordings. None: as it is.
-            noise: folder of noise recordings, added to the generated kinds; three or more are divided, so that the
-                streams are heard through others than training.
-            noise_kinds: kinds of noise that speech is heard through; None: all.
-            test_speakers: speakers of a manifest that are tested; None: drawn, ``test_fraction`` of them.
-            test_fraction: share of speakers (of clips, where none are named) in the test.
-            val_fraction: share of the remaining ones used for validation.
-            split_seed: of that draw, and of the streams. Runs of several seeds share it.
-            val_speech_minutes: length of all validation streams of words.
-            val_quiet_minutes: length of those of babble, of noise and of silence.
-            test_speech_minutes: length of all test streams of words.
-            test_quiet_minutes: length of those of babble, of noise and of silence.
-            clips_per_epoch: training clips with speech in an epoch. None: every recording is the first of one.
-            words_per_clip: fewest and most words in a training clip.
-            noise_share: share of training clips without speech.
-            snr_db: lowest and highest SNR of training clips.
-            gain_db: lowest and highest peak of training clips, dB of full scale.
-            stream_snr_db: lowest and highest SNR of words in streams.
-            gap_s: shortest and longest pause between two recordings, in training clips and streams.
-            chunk_seconds: audio in a batch of validation and test, a multiple of the spotter's slide.
-            keep_streams: streams whose audio stays in the cache folder (2 MB a minute).
-            keep_clips: epochs whose training clips are made once and kept; 0: every epoch makes new ones.
-            on_bad_file: refuse to start, or skip recordings that cannot be read.
-            batch_size: training clips in a batch.
-            workers: processes that prepare training batches.
-            seed: of what training draws. None: the run's seed.
-        """
         mix = UtteranceMix(noise_share, snr_db, gain_db, words_per_clip, gap_s)
         plan = StreamPlan(
             (val_speech_minutes, test_speech_minutes), (val_quiet_minutes, test_quiet_minutes), stream_snr_db, gap_s,
