@@ -63,7 +63,7 @@ def test_only_missing_shards_are_made_again(cache: Path) -> None:
     first = built()
     digest, folder = first.sha256, first.folder
     (folder / "corpus.json").unlink()
-    lost, *kept = sorted(folder.glob("*.arrow"))
+    lost, *kept = sorted(folder.glob("[!.]*.arrow"))
     before = {path: path.stat().st_mtime_ns for path in kept}
     lost.unlink()
     (folder / ".half-a-shard.tmp.arrow").write_bytes(b"x")
@@ -90,13 +90,13 @@ def test_a_killed_build_goes_on_to_the_same_corpus(cache: Path) -> None:
     child = subprocess.Popen([sys.executable, str(path), pickle.dumps(lines).hex()])
     folder = cache / "corpora" / corpus_key({"spec": 7})
     deadline = time.monotonic() + 60
-    while len(list(folder.glob("*.arrow"))) < 2 and time.monotonic() < deadline and child.poll() is None:
+    while len(list(folder.glob("[!.]*.arrow"))) < 2 and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
     time.sleep(0.3)  # its worker notices and leaves
     assert not (folder / "corpus.json").exists()
-    survivors = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.arrow")}
+    survivors = {p.name: p.stat().st_mtime_ns for p in folder.glob("[!.]*.arrow")}
     assert survivors
     resumed = built(spec=7, lines=lines)
     assert {name: (folder / name).stat().st_mtime_ns for name in survivors} == survivors

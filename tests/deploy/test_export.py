@@ -5,7 +5,6 @@ from typing import get_args
 import onnx
 import pytest
 import torch
-from lightsleeper.deploy import export as module
 from lightsleeper.deploy.export import OPSET, export
 from lightsleeper.deploy.formats import FORMATS, FormatName
 from lightsleeper.deploy.parity import ParityError
@@ -97,16 +96,6 @@ def test_a_graph_that_cannot_be_traced_is_named(matcher, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="graph 'model' cannot be exported to ONNX") as refusal:
         export(matcher, tmp_path, ["onnx"])
     assert len(str(refusal.value).splitlines()) == 1
-
-
-def test_log_levels_are_restored():
-    import logging
-
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    with module._quiet():
-        assert logger.level == logging.ERROR
-    assert logger.level == level
 
 
 def test_log_add_exp_keeps_its_range(tmp_path, monkeypatch, matcher):
