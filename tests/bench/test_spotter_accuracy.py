@@ -132,4 +132,5 @@ def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch:
     assert [r["arm"] for r in result["rows"]] == ["ungated", "gated", "small"]
     assert "3 of 3 trainings" in "\n".join(bench.report(result))
     monkeypatch.setattr(spotter_arms.shared.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
-    assert bench.run(tmp_path, quick=True, seeds=1, only=["gates"])["found"] == result["found"]
+    again = bench.run(tmp_path, quick=True, seeds=1, only=["gates"])
+    assert json.dumps(again["found"]) == json.dumps(result["found"])  # nan, where no word was found, equals nan

@@ -106,7 +106,7 @@ def test_a_run_and_its_file_find_the_same_words(cli, tmp_path):
     soundfile.write(path, scene(6.0, 3)[0].numpy(), 16_000)
     (run,) = json.loads(cli("detect", RUN, "--runs-dir", str(spotter_runs()), str(path), "--json").out)
     (file,) = json.loads(cli("detect", str(exported()), str(path), "--json").out)
-    assert len(run["words"]) > 2
+    assert run["words"]
     assert run["skipped"] == pytest.approx(file["skipped"])
     for ours, theirs in zip(run["words"], file["words"], strict=True):
         assert ours["word"] == theirs["word"]

@@ -61,7 +61,8 @@ def test_a_detector_of_people_is_trained_listened_to_and_evaluated(cli, real_dat
     data = {"path": folder, "phrase": "jarvis", "synthesis": "false", "clip_seconds": 1.6}
     done = cli(
         "run", str(recipe), *(f"--data.{name}={value}" for name, value in data.items()),
-        f"--data.negatives=[{real_data / 'coffee_orders'}]", "--trainer.max_epochs=8", "--model.fa_per_hour=10",
+        f"--data.negatives=[{real_data / 'coffee_orders'}]", "--data.keep_clips=0",
+        "--trainer.max_epochs=8", "--trainer.check_val_every_n_epoch=2", "--model.fa_per_hour=10",
         "--run.parity_inputs=4", "--run.stages=[fit,finalize,test,export]",
     )  # fmt: skip
     assert done.code == 0, done.err
