@@ -23,7 +23,7 @@ METHODS = {
     "fold": "re-parameterisation: latency, activation bytes and equality, folded against branched and plain",
 }
 GROUPS = ("branches", "localisation", "bcresnet", "narrow", "ablation", "labels")  # of bench/wakeword_arms.py
-SPOTTER_GROUPS = ("gates", "encoder")  # of bench/spotter_arms.py
+SPOTTER_GROUPS = ("gates", "penalty", "encoder")  # of bench/spotter_arms.py
 TRAINING = ("pdp", "subclone", "wakeword", "spotter")
 """Hours of trainings, beside which others may measure: these take the machine's lock where they measure speed."""
 TARGET_LOADER = 0.05
