@@ -73,7 +73,7 @@ def test_a_pair_is_compared_over_seeds():
 
 
 def test_the_claims_are_judged_by_their_own_words():
-    made = rows("ungated", 18, 18) + rows("gated", 17, 18, skipped=0.98) + rows("small", 12, 13)
+    made = rows("ungated", 18, 18) + rows("gated", 17, 18, skipped=0.98) + rows("small_48", 12, 13)
     result = {"trainings": 9, "groups": ["gates"], "rows": made, "found": bench.compared(made, ["gates"])}
     text = "\n".join(bench.report(result))
     assert "6 of 9 trainings; 600 words in 30 streams: 0.50 h of speech, 0.25 h of noise" in text
@@ -113,10 +113,11 @@ def test_every_arm_is_a_valid_recipe_and_another_one(quick: bool):
     assert len(hashes) == len({arm.name for group in GROUPS.values() for arm in group.arms})
 
 
-def test_the_gated_arm_begins_with_the_ungated_one_of_its_seed():
+def test_both_arms_begin_with_the_parent_of_their_seed():
     plans = {training.arm.name: training.plan for training in trainings(["gates"], 1, False)}
-    (step,) = plans["gated"].steps.values()
-    assert step.hash == plans["ungated"].hash
+    for arm in ("gated", "ungated"):
+        (step,) = plans[arm].steps.values()
+        assert step.hash == plans["parent"].hash
 
 
 def test_nothing_finished_is_said(tmp_path: Path):
@@ -129,8 +130,8 @@ def test_nothing_finished_is_said(tmp_path: Path):
 def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
     result = bench.run(tmp_path, quick=True, seeds=1, only=["gates"])
-    assert [r["arm"] for r in result["rows"]] == ["ungated", "gated", "small"]
-    assert "3 of 3 trainings" in "\n".join(bench.report(result))
+    assert [r["arm"] for r in result["rows"]] == ["parent", "ungated", "gated", "small_48", "small_32"]
+    assert "5 of 5 trainings" in "\n".join(bench.report(result))
     monkeypatch.setattr(spotter_arms.shared.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
     again = bench.run(tmp_path, quick=True, seeds=1, only=["gates"])
     assert json.dumps(again["found"]) == json.dumps(result["found"])  # nan, where no word was found, equals nan

@@ -1,9 +1,9 @@
 """What `bench spotter --part accuracy` trains: the gated spotter, what it began as, and what else its compute buys.
 
 All hear the same clips, kept in the cache, and are judged by the same streams; a seed sets the initial weights, the
-order of the batches and the samples of the gates. The gated one begins with the ungated one of its seed, and so has
-been trained for longer: the ungated one is therefore trained on for as many epochs without gates, and what is compared
-with it for as many as both take together.
+order of the batches and the samples of the gates. The gated one begins with the parent of its seed, and so has
+been trained for longer: `ungated` is that same beginning trained on for as many epochs without gates, and what is
+compared with it is trained for as many as both take together.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ QUICK = (
     "--run.parity_inputs=2",
 )  # fmt: skip
 
-UNGATED = Arm("ungated", "word_spotter", (), "conformer")
+PARENT = Arm("parent", "word_spotter", (), "what both begin with")
 STEP = ("spotter", ())
 LONGER = ("--trainer.max_epochs=42",)  # the epochs of word_spotter and word_spotter_gated
 
@@ -38,7 +38,7 @@ def _small(dim: int) -> Arm:
     return Arm(f"small_{dim}", "word_spotter", overrides, f"small conformer, width {dim}")
 
 
-CONTINUED = _gated("continued", "conformer, trained on", "--model.gated=false")
+UNGATED = _gated("ungated", "conformer", "--model.gated=false")
 GATED = _gated("gated", "gated conformer, penalty 1")
 BC_RESNET = Arm("bc_resnet", "word_spotter", LONGER, "BC-ResNet", ("overlays/word_spotter_bcresnet",))
 
@@ -49,8 +49,8 @@ GROUPS = {
             "gates",
             "gates cost at most 0.01 of F1 and skip 97 % where nobody speaks; shrinking to the same average compute "
             "costs more",
-            (UNGATED, GATED, CONTINUED, _small(48), _small(32)),
-            (("continued", "gated"), ("small_48", "gated"), ("small_32", "gated"), ("ungated", "continued")),
+            (PARENT, UNGATED, GATED, _small(48), _small(32)),
+            (("ungated", "gated"), ("small_48", "gated"), ("small_32", "gated"), ("small_48", "ungated")),
         ),
         Group(
             "penalty",
@@ -66,8 +66,8 @@ GROUPS = {
         Group(
             "encoder",
             "the conformer finds more than the convolutional baseline, with fewer false alarms",
-            (CONTINUED, BC_RESNET),
-            (("bc_resnet", "continued"),),
+            (UNGATED, BC_RESNET),
+            (("bc_resnet", "ungated"),),
         ),
     )
 }

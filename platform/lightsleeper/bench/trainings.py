@@ -37,12 +37,12 @@ class Arm:
         return (self.recipe, *self.overlays)
 
     def settings(self, same: Sequence[str]) -> tuple[str, ...]:
-        """All overrides, ``same`` among them: a required step gets those too, and so is a run of the arm it is."""
-        own = (*same, *self.overrides)
+        """All overrides, ``same`` with the last word: a required step gets those too, and so is a run of the arm it is."""
+        own = (*self.overrides, *same)
         if self.step is None:
             return own
         name, overrides = self.step
-        return (*own, *(f"--requires.{name}.set.{entry.removeprefix('--')}" for entry in (*same, *overrides)))
+        return (*own, *(f"--requires.{name}.set.{entry.removeprefix('--')}" for entry in (*overrides, *same)))
 
 
 @dataclass(frozen=True)
