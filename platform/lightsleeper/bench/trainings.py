@@ -37,7 +37,7 @@ class Arm:
         return (self.recipe, *self.overlays)
 
     def settings(self, same: Sequence[str]) -> tuple[str, ...]:
-        """All overrides, ``same`` with the last word: a required step gets those too, and so is a run of the arm it is."""
+        """All overrides, ``same`` last and so deciding: a required step gets those too, and so is a run of that arm."""
         own = (*self.overrides, *same)
         if self.step is None:
             return own
