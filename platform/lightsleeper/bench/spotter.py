@@ -8,6 +8,7 @@ from lightsleeper.bench.parts import Part
 PARTS = {
     "accuracy": Part(("quick", "seeds", "only", "collect"), keeps=True),
     "latency": Part(("quick", "repeats", "models"), times=True),
+    "streaming": Part(("quick", "models")),
     "people": Part(("quick", "seeds", "collect"), keeps=True),
     "classes": Part(("quick", "repeats"), times=True),
 }

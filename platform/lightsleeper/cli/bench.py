@@ -116,7 +116,7 @@ def _spotter(kinds: Kinds) -> None:
     parser.add_argument(
         "--part",
         default="latency",
-        choices=("accuracy", "latency", "people", "classes"),
+        choices=("accuracy", "latency", "streaming", "people", "classes"),
         help="what to measure, default latency",
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
@@ -129,7 +129,7 @@ def _spotter(kinds: Kinds) -> None:
         "--models",
         nargs="+",
         metavar="NAME=RUN",
-        help="latency: finished runs, on the test streams of the first; default: trainings in --out",
+        help="latency, streaming: finished runs, on the test streams of the first; default: trainings in --out",
     )
     parser.add_argument("--repeats", type=positive, metavar="R", help="latency, classes: timed rounds")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
