@@ -30,13 +30,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("lightsleeper.cli.export", "export the model of a run"),
     "evaluate": ("lightsleeper.cli.evaluate", "score a run or an exported file on other data"),
     "subclone": ("lightsleeper.cli.subclone", "start a smaller transformer from a larger one's weights"),
+    "ttft": ("lightsleeper.cli.ttft", "time to first token of a language model on several processes"),
     "bench": ("lightsleeper.cli.bench", "measure an exported file or a kernel"),
     "data": ("lightsleeper.cli.data", "build, inspect or hear the data of a recipe, or speak its texts"),
     "detect": ("lightsleeper.cli.detect", "find a keyword in audio files or a microphone"),
     "listen": ("lightsleeper.cli.listen", "run a wake-word detector over recordings or a microphone"),
     "doctor": ("lightsleeper.cli.doctor", "versions, devices, tracking and disk of this machine"),
 }
-WITH_OVERRIDES = ("run", "validate", "explain", "data")  # commands whose line may hold --section.key=value
+WITH_OVERRIDES = ("run", "validate", "explain", "data", "ttft")  # commands whose line may hold --section.key=value
 OVERRIDE_HELP = "--section.key=VALUE changes a value of the recipe: --trainer.max_epochs=3 --callbacks.prune=null"
 
 _DOTTED = re.compile(r"--[A-Za-z_]\w*(\.[^.=\s]+)+(=.*)?", re.DOTALL)

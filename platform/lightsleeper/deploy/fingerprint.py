@@ -18,7 +18,7 @@ def fingerprint() -> dict[str, str | int]:
     import onnxruntime
 
     facts: dict[str, str | int] = {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "machine": platform.machine(),
         "cores": os.cpu_count() or 1,
         "os": f"{platform.system()} {platform.release()}",
@@ -28,7 +28,8 @@ def fingerprint() -> dict[str, str | int]:
     return {"id": digest[:12], **facts}
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name as the system tells it, or unknown."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(errors="replace").splitlines():

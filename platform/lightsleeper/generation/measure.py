@@ -147,10 +147,10 @@ def _group(rank: Rank, count: int) -> Any:
     return groups[count]
 
 
-def decode(rank: Rank, plan: Plan, ids: Tensor, new_tokens: int) -> tuple[list[int], float] | None:
+def decode(rank: Rank, plan: Plan, ids: Tensor, new_tokens: int) -> tuple[list[int], float | None] | None:
     """Runs in each process: prefill, then ``new_tokens`` greedy ones on the last rank; None on others.
 
-    They and how many a second came after the first.
+    They, and how many a second came after the first.
     """
     prefill_once(rank, plan, ids, keep=True)
     done = rank.notes.pop("prefilled", None)
@@ -160,7 +160,7 @@ def decode(rank: Rank, plan: Plan, ids: Tensor, new_tokens: int) -> tuple[list[i
     begin = time.monotonic()
     text = continued(rank.model, ids, done, new_tokens, do_sample=False)
     made = text[0, ids.shape[1] :].tolist()
-    return made, (len(made) - 1) / (time.monotonic() - begin)
+    return made, (len(made) - 1) / (time.monotonic() - begin) if len(made) > 1 else None
 
 
 def together(rank: Rank, ids: Tensor, alone: bool) -> float | None:

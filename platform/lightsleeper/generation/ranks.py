@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from lightsleeper.errors import UserError
 from lightsleeper.generation.runahead import Runahead
+from lightsleeper.generation.sharing import SharedModel, share
 from lightsleeper.generation.transport import TIMEOUT_S, RankLostError, SlowLink, Transport
 
 GRACE_S = 1.0  # between the first rank's failure and the report: the one that caused it may show a moment later
@@ -90,12 +91,12 @@ class Ranks:
         self._folder = tempfile.TemporaryDirectory(prefix="lightsleeper-ranks-")
         store = str(Path(self._folder.name) / "store")
         settings = _Settings(size, store, backend, device, threads, timeout_s, link, skip_masked)
-        model.share_memory()
+        shared = share(model)
         context = _context(model)
         self._processes, self._pipes = [], []
         for rank in range(size):
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, settings, model, there), daemon=True)
+            process = context.Process(target=_serve, args=(rank, settings, shared, there), daemon=True)
             process.start()
             there.close()
             self._processes.append(process)
@@ -195,12 +196,12 @@ def _cause(failures: dict[int, BaseException]) -> BaseException:
     return (own or list(failures.values()))[0]
 
 
-def _serve(rank: int, settings: _Settings, model: PreTrainedModel, pipe: Connection) -> None:
+def _serve(rank: int, settings: _Settings, shared: SharedModel, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its ranks
     _die_with_parent()
     torch.set_num_threads(settings.threads)
     try:
-        here = _join(rank, settings, model)
+        here = _join(rank, settings, shared.open())
         pipe.send((True, None))
     except BaseException as error:
         pipe.send((False, _portable(error, rank)))

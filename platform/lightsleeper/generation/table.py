@@ -16,6 +16,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from lightsleeper.deploy.fingerprint import cpu_model
 from lightsleeper.errors import UserError
 from lightsleeper.files import content_hash, write_json
 from lightsleeper.generation.split import Split, by_ratios, checked, effective_ranks
@@ -51,7 +52,7 @@ def conditions(
     return Conditions(
         model=f"{model.config.model_type} {digest}",
         dtype=str(model.dtype).removeprefix("torch."),
-        device=torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} {_cpu()}",
+        device=torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} {cpu_model()}",
         ranks=ranks,
         threads=threads,
         backend=backend,
@@ -129,12 +130,3 @@ def refuse_mismatch(path: Path, found: Mapping[str, Any], expected: Mapping[str,
               if expected[name] != value]  # fmt: skip
     if others:
         raise UserError(f"{path} was made under other conditions: {'; '.join(others)}. Search again.")
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith(("model name", "Model", "Hardware")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

@@ -84,6 +84,18 @@ def build_data(recipe: Recipe) -> L.LightningDataModule:
     return data
 
 
+def build_model(recipe: Recipe) -> L.LightningModule:
+    """The model of ``recipe`` alone, with the seed of a run. Raises UserError with the key and its place."""
+    reader = Reader(recipe, trust=True)
+    if "model" not in recipe.config:
+        reader.fail("model", "the recipe has no section 'model'.")
+    for key, step in references(recipe.config["model"]):
+        reader.fail(f"model.{key}", f"is of the earlier step '{step}': name a finished run's folder instead.")
+    L.seed_everything(reader.seed(), workers=True, verbose=False)
+    model: L.LightningModule = reader.object("model", recipe.config["model"], L.LightningModule)
+    return model
+
+
 def check(recipe: Recipe, trust: bool = True) -> Config:
     """Resolve ``recipe`` and construct, to throw away, each part that refers to no earlier step; returns the resolved.
 
