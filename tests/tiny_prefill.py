@@ -1,6 +1,7 @@
 """Tiny causal language models of many architectures, and what tests of the chain run in each of its processes."""
 
 import random
+import time
 from collections.abc import Callable, Iterable
 from inspect import signature
 from itertools import combinations
@@ -205,3 +206,126 @@ def padded(rank: Rank, name: str, split: tuple[int, ...]) -> dict[str, Any]:
     mine = continued(model, ids, done, NEW_TOKENS, attention_mask=mask, do_sample=False)
     theirs = MODELS[name]().generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False)
     return {"logits": float((done.logits - expected).abs().max()), "same tokens": torch.equal(mine, theirs)}
+
+
+def two_turns(rank: Rank, first: tuple[int, ...], second: tuple[int, ...]) -> bool | None:
+    """A prompt, an answer, another prompt: whether the second answer is that of one process; None but on its rank."""
+    model = rank.model
+    ids, more = prompt(sum(first)), prompt(sum(second), seed=1)
+    holder, size = len(first) - 1, rank.transport.size
+    done = rank.chain.prefill(ids, first)
+    answered = prompt(NEW_TOKENS + sum(first))  # its length is what other ranks know
+    if done is not None and done.logits is not None:
+        answered = continued(model, ids, done, NEW_TOKENS, do_sample=False)
+    history = answered.shape[1] - 1  # the last token of the answer is in no cache yet
+    buffer = answered.clone()
+    torch.distributed.broadcast(buffer, holder)
+    new = torch.cat([buffer[:, -1:], more[:, 1:]], dim=1)
+    order = [(holder + step) % size for step in range(size)]
+    past = done.cache if done is not None and rank.index == holder else None
+    again = rank.chain.prefill(new, second, past=past, past_tokens=history, order=order)
+    if again is None or again.logits is None:
+        return None
+    whole = torch.cat([buffer[:, :-1], new], dim=1)
+    mine = continued(model, whole, again, NEW_TOKENS, do_sample=False)
+    with torch.no_grad():
+        answer = model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False, attention_mask=torch.ones_like(ids))
+        assert torch.equal(answer, buffer)
+        return torch.equal(mine, model.generate(whole, max_new_tokens=NEW_TOKENS, do_sample=False))
+
+
+def changed_before(rank: Rank, split: tuple[int, ...], at: int) -> list[bool]:
+    """Of this rank's tokens before ``at``, whether any key or value changes with the prompt's token ``at``."""
+    ids = prompt(sum(split))
+    other = ids.clone()
+    other[0, at] = (other[0, at] + 1) % tiny.VOCABULARY
+    these, those = rank.chain.prefill(ids, split), rank.chain.prefill(other, split)
+    if these is None or those is None:
+        return []
+    changed = [
+        (getattr(a, name) != getattr(b, name))[:, :, :at].any(-1).any(1)[0]
+        for a, b in zip(these.cache.layers, those.cache.layers, strict=True)
+        for name in ("keys", "values")
+    ]
+    return torch.stack(changed).any(0).tolist()
+
+
+def half(rank: Rank, dtype: torch.dtype, split: tuple[int, ...]) -> float | None:
+    """Largest difference of the last rank's cache, of the largest key."""
+    model, ids = llama().to(dtype), prompt(sum(split))
+    done = Runahead(model, rank.transport).prefill(ids, split)
+    if done is None or done.logits is None:
+        return None
+    whole, _ = reference(model, ids)
+    worst = deviation(done.cache, whole, lambda: whole, sum(split))
+    return worst / max(float(layer.keys.abs().max()) for layer in whole.layers)
+
+
+def spy(
+    rank: Rank, split: tuple[int, ...]
+) -> tuple[list[str], dict[str, list[int]], dict[int, tuple[int, int]], set[int]]:
+    """Collectives that a prefill called, the other ends of its messages, its traffic, and its products a layer."""
+    import torch.distributed as dist
+
+    posts: dict[str, list[int]] = {"isend": [], "irecv": []}
+    collectives: list[str] = []
+    names = (
+        "all_gather",
+        "all_reduce",
+        "broadcast",
+        "barrier",
+        "all_gather_into_tensor",
+        "reduce",
+        "scatter",
+        "gather",
+    )
+    kept = {name: getattr(dist, name) for name in (*posts, *names)}
+
+    def post(name: str) -> Callable[..., Any]:
+        return lambda tensor, other, **more: posts[name].append(other) or kept[name](tensor, other, **more)
+
+    try:
+        for name in posts:
+            setattr(dist, name, post(name))
+        for name in names:
+            setattr(dist, name, lambda *_, called=name, **__: collectives.append(called))
+        rank.transport.forget_counts()
+        done = rank.chain.prefill(prompt(sum(split)), split)
+    finally:
+        for name, call in kept.items():
+            setattr(dist, name, call)
+    traffic = {target: (sent.messages, sent.bytes) for target, sent in rank.transport.sent.items()}
+    return collectives, posts, traffic, set() if done is None else {step.products for step in done.trace.steps}
+
+
+def compare_with_delays(rank: Rank, cases: list[Case], seed: int) -> list[dict[str, Any]]:
+    """`compare`, each rank pausing at random before its layers."""
+    draw = random.Random(100 * seed + rank.index)
+    pause = lambda *_: time.sleep(draw.uniform(0, 0.01))  # noqa: E731
+    handles = [block.register_forward_pre_hook(pause) for block in rank.model.model.layers]
+    try:
+        return [_compare(rank.chain, before, split, False, 1) for before, split in cases]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def waits(rank: Rank, split: tuple[int, ...]) -> float:
+    """Seconds that this rank waited for its prefix."""
+    torch.distributed.barrier()
+    done = rank.chain.prefill(prompt(sum(split)), split)
+    assert done is not None
+    return done.trace.waited
+
+
+def endless(rank: Rank) -> None:
+    """Prefills without end."""
+    while True:
+        rank.chain.prefill(prompt(33), (20, 13))
+
+
+def planted(rank: Rank) -> None:
+    """Rank 0 fails; rank 1 waits for it."""
+    if rank.index == 0:
+        raise KeyError("planted")
+    rank.chain.prefill(prompt(9), (5, 4))

@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -149,29 +148,25 @@ class Ranks:
         results: dict[int, Any] = {}
         failures: dict[int, BaseException] = {}
         deadline = time.monotonic() + timeout_s
-        while len(results) < self.size:
-            open_ranks = [rank for rank in range(self.size) if rank not in results and rank not in failures]
-            dead = [
-                rank for rank in open_ranks if not self._processes[rank].is_alive() and not self._pipes[rank].poll()
-            ]
-            if dead:
-                raise RankLostError(self._obituary(dead[0], what))
-            if failures and (not open_ranks or time.monotonic() > deadline):
-                raise _cause(failures)
+        while pending := [rank for rank in range(self.size) if rank not in results and rank not in failures]:
             if time.monotonic() > deadline:
-                missing = " and ".join(str(rank) for rank in open_ranks)
-                raise RankLostError(f"rank {missing} did not answer within {timeout_s:.0f} s in {what}.")
-            watched = [self._pipes[rank] for rank in open_ranks] + [
-                self._processes[rank].sentinel for rank in open_ranks
-            ]
-            wait(watched, timeout=0.2)
-            for rank in open_ranks:
-                with suppress(EOFError, ConnectionResetError):
-                    if self._pipes[rank].poll():
-                        good, value = self._pipes[rank].recv()
-                        (results if good else failures)[rank] = value
-                        if not good:
-                            deadline = min(deadline, time.monotonic() + GRACE_S)
+                break
+            wait([self._pipes[rank] for rank in pending], timeout=0.2)
+            for rank in pending:
+                if not self._pipes[rank].poll():
+                    continue
+                try:
+                    good, value = self._pipes[rank].recv()
+                except (EOFError, ConnectionResetError):
+                    raise RankLostError(self._obituary(rank, what)) from None
+                (results if good else failures)[rank] = value
+                if not good:  # what its neighbours have to say comes within a moment, or the news of a death
+                    deadline = min(deadline, time.monotonic() + GRACE_S)
+        if failures:
+            raise _cause(failures)
+        if pending:
+            missing = " and ".join(str(rank) for rank in pending)
+            raise RankLostError(f"rank {missing} did not answer within {timeout_s:.0f} s in {what}.")
         return [results[rank] for rank in range(self.size)]
 
     def _obituary(self, rank: int, what: str) -> str:
