@@ -206,7 +206,7 @@ class SpokenPhrases(DataModule):
 
     def summary(self) -> dict[str, Any]:
         """What the record says of the data: identity, sizes, and what the parts share."""
-        counts: dict[str, Any] = self.corpus.counts()
+        counts: dict[str, Any] = {**self.corpus.counts(), "train": self._source("train").counts()["train"]}
         for part, pairs in self.pairs.items():
             counts[part] = {**counts[part], **pairs.counts(), "clips": counts[part]["clips"]}
         return {
@@ -220,10 +220,10 @@ class SpokenPhrases(DataModule):
 
     def _overlap(self) -> dict[str, dict[str, int]]:
         """Voices, phrases and words that two parts share."""
-        corpus = self.corpus
         parts = ["train", *self.pairs]
         held: dict[str, dict[str, set[str]]] = {}
         for part in parts:
+            corpus = self._source(part)
             clips = corpus.clips(part)
             texts = {corpus.texts[clip] for clip in clips}
             words = {word for text in texts for word in text.split()}
@@ -232,6 +232,10 @@ class SpokenPhrases(DataModule):
             f"{a}/{b}": {kind: len(held[a][kind] & held[b][kind]) for kind in held[a]}
             for a, b in combinations(parts, 2)
         }
+
+    def _source(self, part: str) -> Corpus:
+        """Where the clips of ``part`` are."""
+        return self.corpus
 
     def shortcuts(self) -> dict[str, dict[str, float]]:
         """AUC on the hard pairs of scorers that cannot know what was said, by part; 0.5 is none."""
