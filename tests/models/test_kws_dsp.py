@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from lightsleeper.errors import UserError
-from lightsleeper.models.kws_dsp import KeywordDSP, _logistic_weights
+from lightsleeper.models.kws_dsp import KeywordDSP
 from lightsleeper.models.kws_encoder import PhonemeCTC
 from lightsleeper.nn.conformer import subsampled
 from lightsleeper.nn.ctc import LOWEST
+from lightsleeper.nn.fusion import logistic_weights
 from models.batches import TINY_ENCODER, random_batch
 from safetensors.torch import save_file
 
@@ -126,7 +127,7 @@ def test_calibration_orders_and_thresholds_the_validation_pairs() -> None:
     features = torch.stack(
         [labels * 2 + torch.randn(400, generator=generator), torch.randn(400, generator=generator)], 1
     )
-    weights = _logistic_weights(features, labels)
+    weights = logistic_weights(features, labels)
     assert weights[0] > 10 * weights[1] >= 0
     assert weights.sum() == pytest.approx(1.0)
 

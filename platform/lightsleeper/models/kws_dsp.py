@@ -5,7 +5,7 @@ DSP cuts the frames into one run per token, and the distance between run means a
 encoder's CTC likelihood of the typed phones is a second score, and `fused` weighs both on validation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Batch, ExportGraph, SavedModel, read_model
 from lightsleeper.models.keyword import KeywordFamily
-from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, PhonemeCTC, sample_audio
+from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, load_encoder, sample_audio
 from lightsleeper.nn.ctc import keyword_score, keyword_score_static
+from lightsleeper.nn.fusion import logistic_weights
 from lightsleeper.nn.matching import IMPOSSIBLE, Head, Partition, Pooling
 from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least
@@ -29,7 +30,6 @@ CATALOG = ("KeywordDSP",)
 Score = Literal["fused", "dsp", "ctc"]
 EXPORT_PHONES = 48  # longest keyword of an exported graph, in phones: four long words
 EXPORT_WORDS = 8
-AUGMENT = ("warp", "noise", "masks", "dropout")
 
 
 class KeywordDSP(KeywordFamily):
@@ -268,7 +268,7 @@ class KeywordDSP(KeywordFamily):
         labels = torch.cat([b["label"] for b in kept]).cpu()
         solvable = features[:, 0] > IMPOSSIBLE  # a single -1e4 would outweigh all others in a logistic loss
         if len(labels[solvable].unique()) == 2:
-            self.fusion.copy_(_logistic_weights(features[solvable], labels[solvable]))
+            self.fusion.copy_(logistic_weights(features[solvable], labels[solvable]))
         shipped = [self._ship(row[:, 0], row[:, 1]) for row in rows]
         return self.set_threshold(zip(shipped, kept, strict=True))
 
@@ -370,49 +370,5 @@ class _Enroll(nn.Module):
         return self.head.enroll(phones, words, max_tokens=self.max_tokens)
 
 
-def load_encoder(
-    source: str | Path | dict[str, Any], augment: Mapping[str, float]
-) -> tuple[PhonemeCTC, dict[str, Any]]:
-    """A PhonemeCTC and its architecture from a run or export folder, or from an architecture alone.
-
-    ``augment`` replaces the augmentation it was trained with. Raises UserError when the folder holds no finished
-    encoder, ValueError for an argument that is none.
-    """
-    if unknown := augment.keys() - AUGMENT:
-        raise ValueError(f"encoder_augment: {', '.join(sorted(unknown))} is none of {', '.join(AUGMENT)}")
-    if isinstance(source, dict):
-        try:
-            encoder = PhonemeCTC(**{**source, **augment})
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"encoder: {str(error).removeprefix('PhonemeCTC.__init__() ')}") from error
-        return encoder, encoder.architecture()
-    saved = read_model(source, "PhonemeCTC", "encoder")
-    encoder = PhonemeCTC(**{**saved.init_args, **augment})
-    encoder.load_state_dict(saved.weights())
-    return encoder, encoder.architecture()
-
-
 def _widen(rows: Tensor, width: int, value: int) -> Tensor:
     return F.pad(rows, (0, width - rows.shape[-1]), value=value)
-
-
-def _logistic_weights(features: Tensor, labels: Tensor, steps: int = 50) -> Tensor:
-    """Weights (F,) of a logistic regression, classes balanced, none negative, scaled to sum to one."""
-    features, labels = features.double(), labels.double()
-    center, spread = features.mean(0), features.std(0).clamp_min(1e-6)
-    x = (features - center) / spread
-    weight = torch.where(labels == 1, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
-    raw = torch.zeros(x.shape[1] + 1, dtype=torch.double, requires_grad=True)
-    optimizer = torch.optim.LBFGS([raw], max_iter=steps, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        logits = x @ F.softplus(raw[:-1]) + raw[-1]
-        loss = F.binary_cross_entropy_with_logits(logits, labels, weight=weight)
-        loss.backward()
-        return loss
-
-    with torch.enable_grad(), torch.inference_mode(False):
-        optimizer.step(closure)
-    slopes = F.softplus(raw[:-1]).detach() / spread
-    return (slopes / slopes.sum()).float()

@@ -6,6 +6,7 @@ unless an overlay says published.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ CATALOG = ("PhonemeCTC",)
 SAMPLE_RATE = 16_000  # Hz
 FRAME_MS = 40.0  # one encoder frame: four hops of 10 ms
 REACH_MS = 45.0  # by which its seven feature frames of 25 ms reach beyond it
+AUGMENT = ("warp", "noise", "masks", "dropout")  # arguments that matter in training only
 
 
 class PhonemeCTC(KeywordFamily):
@@ -209,6 +211,28 @@ class PhonemeCTC(KeywordFamily):
                 bench=lambda ms: {"audio": sample_audio(0, ms)},
             )
         ]
+
+
+def load_encoder(
+    source: str | Path | dict[str, Any], augment: Mapping[str, float]
+) -> tuple[PhonemeCTC, dict[str, Any]]:
+    """A PhonemeCTC and its architecture from a run or export folder, or from an architecture alone.
+
+    ``augment`` replaces the augmentation it was trained with. Raises UserError when the folder holds no finished
+    encoder, ValueError for an argument that is none.
+    """
+    if unknown := augment.keys() - AUGMENT:
+        raise ValueError(f"encoder_augment: {', '.join(sorted(unknown))} is none of {', '.join(AUGMENT)}")
+    if isinstance(source, dict):
+        try:
+            encoder = PhonemeCTC(**{**source, **augment})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"encoder: {str(error).removeprefix('PhonemeCTC.__init__() ')}") from error
+        return encoder, encoder.architecture()
+    saved = read_model(source, "PhonemeCTC", "encoder")
+    encoder = PhonemeCTC(**{**saved.init_args, **augment})
+    encoder.load_state_dict(saved.weights())
+    return encoder, encoder.architecture()
 
 
 def sample_audio(seed: int, ms: float | None = None) -> Tensor:
