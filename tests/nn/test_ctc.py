@@ -28,8 +28,16 @@ def test_the_exported_form_equals_the_batched_one(frames: int, phones: list[int]
     log_probs = _log_probs(frames, seed=frames)
     batched = keyword_score(log_probs, torch.tensor([frames]), torch.tensor([phones]))
     padded = torch.tensor(phones + [0] * 5)
-    static = keyword_score_static(log_probs[0], padded, torch.tensor([len(phones)]))
+    static = keyword_score_static(log_probs, padded[None], torch.tensor([len(phones)]))
     torch.testing.assert_close(static, batched, atol=1e-4, rtol=1e-5)
+
+
+def test_rows_of_the_exported_form_equal_their_own_clip() -> None:
+    frames, counts = torch.tensor([12, 20, 7]), torch.tensor([3, 5, 1])
+    phones = torch.randint(1, 40, (3, 6)) * (torch.arange(6) < counts[:, None])
+    log_probs = torch.cat([_log_probs(20, seed=row) for row in range(3)])
+    together = keyword_score_static(log_probs, phones, counts, frames)
+    torch.testing.assert_close(together, keyword_score(log_probs, frames, phones), atol=1e-4, rtol=1e-5)
 
 
 def test_phones_that_do_not_fit_score_lowest_not_zero() -> None:

@@ -357,6 +357,16 @@ def test_static_form_equals_the_batched_one(seed: int, frames: int, tokens: int)
     assert torch.allclose(z, expected, atol=1e-8)
 
 
+@given(seeds, st.integers(2, 16), st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_static_form_takes_rows_of_different_length(seed: int, frames: int, tokens: int):
+    audio, texts, audio_lengths, token_lengths = padded_batch(seed, 3, frames, tokens, 4)
+    z, cuts = dsp_distance_static(audio, texts, token_lengths, audio_lengths)
+    expected, expected_cuts = partition_distance(audio, texts, audio_lengths, token_lengths)
+    assert torch.equal(cuts, expected_cuts)
+    assert torch.allclose(z, expected, atol=1e-8)
+
+
 class Static(nn.Module):
     def forward(self, audio: Tensor, tokens: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
         return dsp_distance_static(audio, tokens, token_lengths)

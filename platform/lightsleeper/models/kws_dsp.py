@@ -16,20 +16,19 @@ from torch import Tensor, nn
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Batch, ExportGraph, SavedModel, read_model
 from lightsleeper.models.keyword import KeywordFamily
-from lightsleeper.models.kws_encoder import FRAME_MS, SAMPLE_RATE, load_encoder, sample_audio
-from lightsleeper.nn.ctc import keyword_score, keyword_score_static
+from lightsleeper.models.kws_dsp_graphs import graphs
+from lightsleeper.models.kws_encoder import load_encoder
+from lightsleeper.nn.ctc import keyword_score
 from lightsleeper.nn.fusion import logistic_weights
 from lightsleeper.nn.matching import IMPOSSIBLE, Head, Partition, Pooling
 from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.text import Token
-from lightsleeper.phones import BLANK, PHONES
+from lightsleeper.phones import BLANK
 
 CATALOG = ("KeywordDSP",)
 
 Score = Literal["fused", "dsp", "ctc"]
-EXPORT_PHONES = 48  # longest keyword of an exported graph, in phones: four long words
-EXPORT_WORDS = 8
 
 
 class KeywordDSP(KeywordFamily):
@@ -286,88 +285,7 @@ class KeywordDSP(KeywordFamily):
         return self.encoder.streaming()
 
     def export_spec(self) -> list[ExportGraph]:
-        if not self.head.needs_phones:
-            raise UserError(
-                "export needs text_encoder: phones (a pretrained text encoder is not part of the deliverable)"
-            )
-        if self.partition != "dsp":
-            raise UserError(f"export needs partition: dsp; '{self.partition}' is a baseline")
-        tokens = EXPORT_WORDS if self.head.token == "word" else EXPORT_PHONES
-        detector, enroll = _Detector(self), _Enroll(self, tokens)
-        metadata = {
-            "family": type(self).__name__,
-            "sample_rate": str(SAMPLE_RATE),
-            "phones": " ".join(PHONES),
-            "token": self.head.token,
-            "frame_ms": str(FRAME_MS),
-            "threshold": repr(float(self.threshold)),
-            "score": self.score_kind,
-        }
-
-        def keyword(seed: int) -> tuple[Tensor, Tensor]:
-            generator = torch.Generator().manual_seed(seed)
-            count = int(torch.randint(2, 9, (), generator=generator))  # fits into the shortest sample of 400 ms
-            phones = F.pad(torch.randint(1, 40, (1, count), generator=generator), (0, EXPORT_PHONES - count))
-            words = F.pad(torch.arange(count)[None] * 2 // count, (0, EXPORT_PHONES - count), value=-1)
-            return phones, words
-
-        def sample(seed: int, ms: float | None = None) -> dict[str, Tensor]:
-            phones, words = keyword(seed)
-            with torch.no_grad():
-                enrolled, count = enroll(phones, words)
-            counts = {"token_count": count, "phones": phones, "phone_count": (phones != BLANK).sum(1)}
-            return {"audio": sample_audio(seed, ms), "tokens": enrolled, **counts}
-
-        return [
-            ExportGraph(
-                "model",
-                detector,
-                sample,
-                ["score", self.partition, "ctc", "cuts"],
-                {"audio": {1: "samples"}},
-                metadata,
-                bench=lambda ms: sample(0, ms),
-            ),
-            ExportGraph(
-                "enroll",
-                enroll,
-                lambda seed: dict(zip(("phones", "words"), keyword(seed), strict=True)),
-                ["tokens", "token_count"],
-                {},
-                metadata,
-                per="keyword",
-            ),
-        ]
-
-
-class _Detector(nn.Module):
-    """The run-time graph, one clip and one enrolled keyword; it holds the parts that ship and no other."""
-
-    def __init__(self, model: KeywordDSP) -> None:
-        super().__init__()
-        self.encoder, self.head = model.encoder, model.head
-        self._features, self._ship = model._features, model._ship
-
-    def forward(
-        self, audio: Tensor, tokens: Tensor, token_count: Tensor, phones: Tensor, phone_count: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        hidden = self.encoder.encode_clip(audio)
-        log_probs = self.encoder.log_probs(hidden)
-        distance, cuts = self.head.match_static(self._features(hidden, log_probs), tokens, token_count)
-        ctc = keyword_score_static(log_probs[0], phones[0], phone_count)
-        dsp = -distance.clamp(max=-IMPOSSIBLE)
-        return self._ship(dsp, ctc), dsp, ctc, cuts
-
-
-class _Enroll(nn.Module):
-    """The enrolment graph: a keyword's phones to its cached tokens."""
-
-    def __init__(self, model: KeywordDSP, max_tokens: int) -> None:
-        super().__init__()
-        self.head, self.max_tokens = model.head, max_tokens
-
-    def forward(self, phones: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        return self.head.enroll(phones, words, max_tokens=self.max_tokens)
+        return graphs(self)
 
 
 def _widen(rows: Tensor, width: int, value: int) -> Tensor:

@@ -27,36 +27,42 @@ def keyword_score(log_probs: Tensor, lengths: Tensor, phones: Tensor) -> Tensor:
     return ((log_likelihood - best) / counts.clamp(min=1)).clamp(min=LOWEST)
 
 
-def keyword_score_static(log_probs: Tensor, phones: Tensor, count: Tensor) -> Tensor:
-    """`keyword_score` of one clip without padding, as a graph that exports with any number of frames.
+def keyword_score_static(log_probs: Tensor, phones: Tensor, counts: Tensor, frames: Tensor | None = None) -> Tensor:
+    """`keyword_score` as a graph that exports with any number of rows and frames.
 
-    log_probs (N, C), phones (P,) 0-padded with ``count`` (1,) valid. Returns (1,). The recursion over frames is a scan
-    over the 2 P + 1 states of the CTC graph.
+    log_probs (K, N, C), phones (K, P) 0-padded with ``counts`` (K,) valid; ``frames`` (K,) are valid of each row, None:
+    all. Returns (K,). The recursion over frames is a scan over the 2 P + 1 states of the CTC graph.
     """
-    states = torch.stack([torch.zeros_like(phones), phones], dim=1).flatten()  # blank, phone, blank, phone, ...
-    states = torch.cat([states, torch.zeros_like(states[:1])])
-    emissions = log_probs.index_select(1, states)  # (N, S)
-    place = torch.arange(states.shape[0], device=states.device)
-    before = torch.cat([states[:2], states[:-2]])
+    states = torch.stack([torch.zeros_like(phones), phones], dim=2).flatten(1)  # blank, phone, blank, phone, ...
+    states = F.pad(states, (0, 1))  # (K, S)
+    emissions = log_probs.gather(2, states[:, None].expand(-1, log_probs.shape[1], -1)).transpose(0, 1)  # (N, K, S)
+    place = torch.arange(states.shape[1], device=states.device)
+    before = torch.cat([states[:, :2], states[:, :-2]], dim=1)
     # Skipping the blank between two phones is allowed unless they are equal.
     skip = torch.where((place % 2 == 1) & (place > 1) & (states != before), 0.0, IMPOSSIBLE)
-    start = torch.where(place < 1, 0.0, IMPOSSIBLE)  # before the first frame: all of it lies ahead
+    start = torch.where(place < 1, 0.0, IMPOSSIBLE).expand_as(skip).clone()  # before frame 0: all of it lies ahead
+    time = torch.arange(log_probs.shape[1], device=states.device)
+    length = torch.zeros_like(counts) + log_probs.shape[1] if frames is None else frames
+    inside = time < length[:, None]  # (K, N)
 
-    alpha, _ = recur(_step, start, (emissions, skip.expand_as(emissions)))
-    last = alpha.gather(0, torch.cat([2 * count - 1, 2 * count]))
-    log_likelihood = last.logsumexp(0, keepdim=True)
-    best = log_probs.amax(-1).sum()
-    return ((log_likelihood - best) / count.clamp(min=1)).clamp(min=LOWEST)
+    rows = (emissions, skip.expand_as(emissions), inside.T[:, :, None].expand_as(emissions))
+    alpha, _ = recur(_step, start, rows)
+    last = alpha.gather(1, torch.stack([2 * counts - 1, 2 * counts], dim=1))
+    best = (log_probs.amax(-1) * inside).sum(1)
+    return ((last.logsumexp(1) - best) / counts.clamp(min=1)).clamp(min=LOWEST)
 
 
 def _step(alpha: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """One frame of the forward recursion: log-probabilities (S,) of all states, by staying, advancing or skipping."""
-    emission, skip = rows
-    one = torch.cat([torch.full_like(alpha[:1], IMPOSSIBLE), alpha[:-1]])
-    two = torch.cat([torch.full_like(alpha[:2], IMPOSSIBLE), alpha[:-2]]) + skip
+    """One frame of the forward recursion: log-probabilities (K, S) of all states, by staying, advancing or skipping.
+
+    Rows whose clip has ended keep theirs.
+    """
+    emission, skip, inside = rows
+    one = F.pad(alpha[:, :-1], (1, 0), value=IMPOSSIBLE)
+    two = F.pad(alpha[:, :-2], (2, 0), value=IMPOSSIBLE) + skip
     best = torch.maximum(alpha, torch.maximum(one, two))
     total = (alpha - best).exp() + (one - best).exp() + (two - best).exp()
-    alpha = best + total.log() + emission
+    alpha = torch.where(inside, best + total.log() + emission, alpha)
     return alpha, alpha.sum()[None]  # a scan must put something out; the sum is not used
 
 

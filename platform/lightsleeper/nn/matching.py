@@ -114,13 +114,16 @@ class Head(nn.Module):
         generator = torch.Generator(device=rows.device).manual_seed(0)
         return random_cuts(rows, counts, tokens.shape[1], generator, same_for_all=True)
 
-    def match_static(self, features: Tensor, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` from enrolled tokens, for one unpadded clip (1, N, width), as a graph that exports."""
+    def match_static(
+        self, features: Tensor, tokens: Tensor, counts: Tensor, frames: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Distances (B,) and cuts (B, M+1) of ``features`` (B, N, width), of which ``frames`` (B,) are valid (None:
+        all), and enrolled tokens (B, M, dim), as a graph that exports."""
         assert self.partition == "dsp"  # the others are baselines; `export_spec` says so
         audio = self.audio_projector(features)
-        _, cuts = dsp_distance_static(audio, tokens, counts)
+        _, cuts = dsp_distance_static(audio, tokens, counts, frames)
         distances = token_distances(audio, tokens, cuts)
-        solvable = (counts <= features.shape[1]) & (counts > 0)
+        solvable = (counts <= (features.shape[1] if frames is None else frames)) & (counts > 0)
         return torch.where(solvable, self.pool(distances, counts), math.inf), cuts
 
     def pool(self, distances: Tensor, counts: Tensor) -> Tensor:

@@ -135,15 +135,20 @@ def random_cuts(
     return _pad_cuts(F.pad(cuts, (1, 0)), audio_lengths, token_lengths)
 
 
-def dsp_distance_static(audio: Tensor, tokens: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """z (B,) and cuts (B, M+1) of unpadded audio (B, N, d), for export: N may be dynamic, M is fixed.
+def dsp_distance_static(
+    audio: Tensor, tokens: Tensor, token_lengths: Tensor, audio_lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """z (B,) and cuts (B, M+1) of audio (B, N, d) and tokens (B, M, d), for export: all but d may be dynamic.
 
-    Same answer as ``partition_distance`` but for exact ties. float32 on centred audio; all token rows of the cost are
-    built at once, (B, M, N, N), because a graph of few large nodes runs faster than one of many small ones.
+    ``audio_lengths`` (B,): valid frames, None: all. Same answer as ``partition_distance`` but for exact ties. float32
+    on centred audio; all token rows of the cost are built at once, (B, M, N, N), because a graph of few large nodes is
+    faster than one of many small ones.
     """
     batch, most = tokens.shape[0], tokens.shape[1]
     frames = audio.shape[1]
-    offset = audio.mean(1, keepdim=True)
+    end = torch.zeros_like(token_lengths) + frames if audio_lengths is None else audio_lengths
+    valid = torch.arange(frames, device=audio.device) < end[:, None]
+    offset = (audio * valid[:, :, None]).sum(1, keepdim=True) / end.clamp_min(1)[:, None, None]
     audio, tokens = audio - offset, tokens - offset
     sums = F.pad(audio.cumsum(1), (0, 0, 1, 0))  # (B, N+1, d)
     position = torch.arange(frames + 1, device=audio.device)
@@ -157,7 +162,6 @@ def dsp_distance_static(audio: Tensor, tokens: Tensor, token_lengths: Tensor) ->
     cost = (run[:, None] - 2 * cross + tokens.square().sum(-1)[:, :, None, None]).clamp_min(0).sqrt()
     cost = torch.where(length > 0, cost, torch.inf)  # (B, M, from, to)
 
-    end = torch.zeros_like(token_lengths) + frames
     first, later = (
         cost[:, 0, 0].clone(memory_format=torch.contiguous_format),
         cost[:, 1:].movedim(1, 0),
@@ -172,7 +176,7 @@ def dsp_distance_static(audio: Tensor, tokens: Tensor, token_lengths: Tensor) ->
         _, cuts = recur(_trace, end, rows)
         ends = torch.cat([cuts.flip(0), ends])
     # No partition: all runs empty, as in dsp_partition.
-    solvable = (token_lengths >= 1) & (token_lengths <= frames)
+    solvable = (token_lengths >= 1) & (token_lengths <= end)
     cut = F.pad(ends.T, (1, 0)) * solvable[:, None]
 
     frame = position[None, None, :-1]
