@@ -44,7 +44,7 @@ def _weights() -> dict[str, NDArray[np.float32]]:
 
 
 def spell_out(word: str) -> list[str]:
-    """ARPAbet phones of one word of letters a-z, without stress digits; the same word always gives the same."""
+    """ARPAbet phones of one word of letters a-z, vowels with stress digits; the same word always gives the same."""
     w = _weights()
     state = np.zeros(w["enc_w_hh"].shape[1], np.float32)
     for letter in [*(_LETTERS.get(c, _UNKNOWN_LETTER) for c in word), _LETTERS_END]:
@@ -56,7 +56,7 @@ def spell_out(word: str) -> list[str]:
         if symbol == _END:
             break
         if symbol > _END:
-            phones.append(SYMBOLS[symbol].rstrip("012"))
+            phones.append(SYMBOLS[symbol])
     return phones
 
 

@@ -1,69 +1,44 @@
-"""Text to phones: a lexicon of 183,000 words, a neural model for the rest, and the user's own pronunciations.
+"""English text to phones: a lexicon of 183,000 words, a neural model for the rest, and the user's own pronunciations.
 
 The lexicon is misaki's American one (Apache-2.0), read as data: importing misaki would pull its tagger. Its compact
-IPA is mapped to the 39 ARPAbet phones without stress that corpora and models share.
+IPA is mapped to ARPAbet with stress, and for corpora and models to the 39 phones without stress that they share.
 """
 
 import importlib.util
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from lightsleeper.data.arpabet import Arpabet, from_ipa, ids, parse
 from lightsleeper.data.distance import edit_distance, libriphrase_distance
 from lightsleeper.data.g2p import spell_out
 from lightsleeper.data.near_words import NearWords
-from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.phones import PHONE_IDS, PHONES
+from lightsleeper.data.pronunciation import Pronunciation, Spoken, assemble
+from lightsleeper.errors import UserError
 
-__all__ = ["Lexicon", "NearWords", "Pronounces", "Pronunciation", "common_words", "edit_distance", 
+__all__ = ["Lexicon", "NearWords", "Pronounces", "Pronunciation", "common_words", "edit_distance",
            "libriphrase_distance", "near_words"]  # fmt: skip
 
-Engine = Literal["lexicon", "neural", "user"]
-
-_IPA = {
-    "ɑ": "AA", "æ": "AE", "ə": "AH", "ʌ": "AH", "ᵊ": "AH", "ɔ": "AO", "W": "AW", "I": "AY", "b": "B", "ʧ": "CH",
-    "d": "D", "ð": "DH", "ɛ": "EH", "ɜ": "ER", "A": "EY", "f": "F", "ɡ": "G", "h": "HH", "ɪ": "IH", "ᵻ": "IH",
-    "i": "IY", "ʤ": "JH", "k": "K", "l": "L", "m": "M", "n": "N", "ŋ": "NG", "O": "OW", "Y": "OY", "p": "P",
-    "ɹ": "R", "s": "S", "ʃ": "SH", "t": "T", "θ": "TH", "ʊ": "UH", "u": "UW", "v": "V", "w": "W", "j": "Y",
-    "z": "Z", "ʒ": "ZH",
-    # The flap stands only for a written t in this lexicon: "latter" has it, "ladder" has a plain d.
-    "ɾ": "T",
-    "ʔ": "T",
-}  # fmt: skip
-# Two symbols, one or two phones: r-coloured vowels, and "kitten", whose last vowel the dictionary leaves out.
-_IPA_PAIRS = {"ɜɹ": ("ER",), "əɹ": ("ER",), "ʔn": ("T", "AH", "N")}
-_STRESS = str.maketrans("", "", "ˈˌ")
+Entry = str | Mapping[str, str | None]
+"""IPA, or IPA by part of speech."""
 
 # The lexicon leaves "a" out and gives "the" as before a vowel; running speech has the weak forms.
-_WEAK_FORMS = {"a": ("AH",), "the": ("DH", "AH")}
+_WEAK_FORMS: dict[str, Arpabet] = {"a": ("AH0",), "the": ("DH", "AH0")}
+# Words that educated speakers say in two ways, of which the lexicon has one.
+_SECOND_FORMS = {
+    "adult": "AE1 D AH0 L T", "aunt": "AA1 N T", "caramel": "K EH1 R AH0 M AH0 L", "coupon": "K Y UW1 P AA2 N",
+    "data": "D AE1 T AH0", "either": "AY1 DH ER0", "envelope": "AA1 N V AH0 L OW2 P", "leisure": "L EH1 ZH ER0",
+    "neither": "N AY1 DH ER0", "often": "AO1 F T AH0 N", "pajamas": "P AH0 JH AE1 M AH0 Z", "pecan": "P IY1 K AE2 N",
+    "privacy": "P R IH1 V AH0 S IY0", "route": "R AW1 T", "router": "R UW1 T ER0", "schedule": "SH EH1 JH UW2 L",
+    "status": "S T AE1 T AH0 S", "tomato": "T AH0 M AA1 T OW2", "vase": "V AA1 Z", "vitamin": "V IH1 T AH0 M AH0 N",
+}  # fmt: skip
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SIBILANTS = {"S", "Z", "SH", "ZH", "CH", "JH"}
 _VOICELESS = {"P", "T", "K", "F", "TH"}
-
-
-@dataclass(frozen=True)
-class Pronunciation:
-    """A text as phones. ``words`` holds the 0-based word number of each phone."""
-
-    phones: list[int]
-    words: list[int]
-    engines: list[Engine]
-    """Where each word's pronunciation comes from."""
-    spelling: list[str]
-    """The words as they were looked up: lower case, no punctuation."""
-
-    @property
-    def joined(self) -> str:
-        """Phone symbols as one string, a blank between words: what ``libriphrase_distance`` compares."""
-        parts = [""] * len(self.spelling)
-        for phone, word in zip(self.phones, self.words, strict=True):
-            parts[word] += PHONES[phone - 1]
-        return " ".join(parts)
 
 
 class Pronounces(Protocol):
@@ -82,10 +57,10 @@ class Lexicon:
         lexicon.pronounce("hey siri", overrides={"siri": "S IH1 R IY0"}).engines  # ["lexicon", "user"]
     """
 
-    def __init__(self, entries: Sequence[Mapping[str, str | Mapping[str, str | None]]]) -> None:
+    def __init__(self, entries: Sequence[Mapping[str, Entry]]) -> None:
         """``entries`` are word-to-IPA tables, the most trusted first."""
         self._entries = entries
-        self._known: dict[str, tuple[tuple[int, ...], Engine]] = {}
+        self._known: dict[str, tuple[tuple[int, ...], Spoken]] = {}
 
     @classmethod
     def default(cls) -> "Lexicon":
@@ -103,55 +78,62 @@ class Lexicon:
         """Phone ids of one word, by the lexicon where it holds the word, else by the neural model."""
         return self._pronounce_word(_plain(word))[0]
 
+    def split(self, text: str, /) -> list[str]:
+        """As `split_words`."""
+        return split_words(text)
+
+    def variants(self, word: str, /) -> list[Spoken]:
+        """Ways to say ``word``: the usual one, those of other parts of speech ("read"), the strong form of "a" and
+        "the", a second form ("either"). They differ in their phones, not in stress alone."""
+        word = _plain(word)
+        ways = [self._pronounce_word(word)[1]]
+        for table in self._entries:
+            ways += [Spoken(phones, "lexicon") for phones in map(from_ipa, _entries(table.get(word))) if phones]
+        if word in _SECOND_FORMS:
+            ways.append(Spoken(tuple(_SECOND_FORMS[word].split()), "lexicon"))
+        different: dict[tuple[int, ...], Spoken] = {}
+        for way in ways:
+            different.setdefault(ids(way.arpabet), way)
+        return list(different.values())
+
     def pronounce(self, text: str, overrides: Mapping[str, str] | None = None) -> Pronunciation:
-        """Phones of a typed text. ``overrides`` maps words to ARPAbet such as ``"S IH1 R IY0"``.
+        """The usual phones of a typed text. ``overrides`` maps words to ARPAbet such as ``"S IH1 R IY0"``.
 
         Raises:
             UserError: the text is empty, or holds something that has no English spelling.
         """
-        own = {_plain(word): _parse_phones(word, spelled) for word, spelled in (overrides or {}).items()}
+        own = {_plain(word): Spoken(parse(word, spelled), "user") for word, spelled in (overrides or {}).items()}
         spelling = split_words(text)
-        phones: list[int] = []
-        words: list[int] = []
-        engines: list[Engine] = []
-        for number, word in enumerate(spelling):
-            found, engine = (own[word], "user") if word in own else self._pronounce_word(word)
-            phones += found
-            words += [number] * len(found)
-            engines.append(engine)  # type: ignore[arg-type]
-        return Pronunciation(phones, words, engines, spelling)
+        return assemble(spelling, [own[word] if word in own else self._pronounce_word(word)[1] for word in spelling])
 
-    def _pronounce_word(self, word: str) -> tuple[tuple[int, ...], Engine]:
+    def _pronounce_word(self, word: str) -> tuple[tuple[int, ...], Spoken]:
         if word not in self._known:
             listed = self._look_up(word)
-            if listed is not None:
-                self._known[word] = listed, "lexicon"
-            else:
-                guessed = tuple(PHONE_IDS[phone] for phone in spell_out(word.replace("'", "")))
-                if not guessed:
-                    raise UserError(f"no pronunciation found for '{word}': give one in ARPAbet, such as 'S IH1 R IY0'.")
-                self._known[word] = guessed, "neural"
+            said = Spoken(listed, "lexicon") if listed else Spoken(tuple(spell_out(word.replace("'", ""))), "neural")
+            if not said.arpabet:
+                raise UserError(f"no pronunciation found for '{word}': give one in ARPAbet, such as 'S IH1 R IY0'.")
+            self._known[word] = ids(said.arpabet), said
         return self._known[word]
 
-    def _look_up(self, word: str) -> tuple[int, ...] | None:
+    def _look_up(self, word: str) -> Arpabet | None:
         if word in _WEAK_FORMS:
-            return tuple(PHONE_IDS[phone] for phone in _WEAK_FORMS[word])
+            return _WEAK_FORMS[word]
         for spelled in (word, word.capitalize(), word.upper()):
             for table in self._entries:
                 if phones := _phones(table.get(spelled)):
                     return phones
         if word.endswith("'s") and (stem := self._look_up(word[:-2])):
-            return (*stem, *_possessive(PHONES[stem[-1] - 1]))
+            return (*stem, *_possessive(stem[-1]))
         if len(word) > 1 and word.isalpha() and not set(word) & set("aeiouy"):  # "tv": read letter by letter
             letters = [self._look_up(letter) for letter in word]
             return tuple(phone for letter in letters for phone in letter or ())
         return None
 
 
-def _possessive(last: str) -> tuple[int, ...]:
+def _possessive(last: str) -> Arpabet:
     if last in _SIBILANTS:
-        return PHONE_IDS["IH"], PHONE_IDS["Z"]
-    return (PHONE_IDS["S" if last in _VOICELESS else "Z"],)
+        return "IH0", "Z"
+    return ("S" if last in _VOICELESS else "Z",)
 
 
 @cache
@@ -164,34 +146,19 @@ def _default_lexicon() -> Lexicon:
     return Lexicon([json.loads(file.read_text(encoding="utf-8")) for file in files])
 
 
-def _phones(entry: str | Mapping[str, str | None] | None) -> tuple[int, ...]:
-    """One lexicon entry as phone ids; () where the entry is missing or holds an unknown symbol."""
-    ipa = entry if isinstance(entry, str) or entry is None else entry.get("DEFAULT")
-    if not ipa:
-        return ()
-    ipa = ipa.translate(_STRESS)
-    found: list[str] = []
-    at = 0
-    while at < len(ipa):
-        if pair := _IPA_PAIRS.get(ipa[at : at + 2]):
-            found += pair
-            at += 2
-            continue
-        if ipa[at] not in _IPA:
-            return ()
-        found.append(_IPA[ipa[at]])
-        at += 1
-    return tuple(PHONE_IDS[phone] for phone in found)
+def _entries(entry: Entry | None) -> Iterator[str]:
+    """The IPA of an entry, the default part of speech first."""
+    if isinstance(entry, Mapping):
+        first = entry.get("DEFAULT")
+        yield from filter(None, [first, *(ipa for ipa in entry.values() if ipa != first)])
+    elif entry:
+        yield entry
 
 
-def _parse_phones(word: str, spelled: str) -> tuple[int, ...]:
-    phones = [phone.rstrip("012").upper() for phone in spelled.split()]
-    for phone in phones:
-        if phone not in PHONE_IDS:
-            raise UserError(f"pronunciation of '{word}': '{phone}' is no ARPAbet phone.{did_you_mean(phone, PHONES)}")
-    if not phones:
-        raise UserError(f"pronunciation of '{word}' is empty: give ARPAbet phones, such as 'S IH1 R IY0'.")
-    return tuple(PHONE_IDS[phone] for phone in phones)
+def _phones(entry: Entry | None) -> Arpabet:
+    """One lexicon entry's default; () where it is missing or holds an unknown symbol."""
+    ipa = entry.get("DEFAULT") if isinstance(entry, Mapping) else entry
+    return from_ipa(ipa) if ipa else ()
 
 
 def _plain(word: str) -> str:

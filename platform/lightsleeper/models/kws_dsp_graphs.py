@@ -29,7 +29,8 @@ def graphs(model: "KeywordDSP") -> list[ExportGraph]:
 
     `match` takes K keywords: ``features`` (K, N, width) and ``log_probs`` (K, N, 40), 0-padded, of which
     ``frame_count`` (K,) are valid; ``tokens`` (K, M, dim), ``token_count`` (K,), ``phones`` (K, P), 0-padded, and
-    ``phone_count`` (K,). K, N, M and P may differ from call to call, M and P from 2 on. Its outputs are those of `model`, (K,) and ``cuts`` (K, M+1) in frames of the stretch.
+    ``phone_count`` (K,). K, N, M and P may differ from call to call, M and P from 2 on. Its outputs are those of
+    `model`, (K,) and ``cuts`` (K, M+1) in frames of the stretch.
 
     Raises:
         UserError: the text encoder is a pretrained one, or the partition a baseline.
