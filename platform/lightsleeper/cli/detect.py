@@ -4,17 +4,18 @@ Word spotters, which have a vocabulary of their own: cli/detect_words.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightsleeper.cli.sources import add_source, is_spotter, locate, open_matcher, positive
-from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.cli.sources import add_source, is_spotter, locate, open_keywords, positive
+from lightsleeper.cli.typed_keywords import add_keywords, read_keywords
+from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lightsleeper.deploy.detection import Detection, Keyword
+    from lightsleeper.deploy.detection import Detection
 
 HELP = (
     "Match typed keywords against audio files or the microphone: score and decision per file and keyword, and the "
@@ -28,20 +29,7 @@ MAX_SECONDS = 60.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files, any sample rate")
-    parser.add_argument(
-        "--keyword",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="phrase to look for; may be given several times. Word spotter: show only these words; default all",
-    )
-    parser.add_argument(
-        "--pronounce",
-        action="append",
-        default=[],
-        metavar="[WORD=]PHONES",
-        help="ARPAbet for a word of the keywords: siri='S IH1 R IY0'",
-    )
+    add_keywords(parser, ". Word spotter: show only these words; default all")
     parser.add_argument("--threshold", type=float, metavar="X", help="score to detect from; default: the model's own")
     parser.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
     parser.add_argument("--plot", metavar="OUT.png", help="draw the spectrogram with the words over it")
@@ -75,11 +63,10 @@ def main(args: argparse.Namespace) -> int:
         from lightsleeper.deploy.partition_plot import check_path
 
         check_path(Path(args.plot), (len(args.files) + (args.microphone is not None)) * len(args.keyword))
-    said = pronunciations(args.keyword, args.pronounce)
-    keywords = [keyword(text, said) for text in args.keyword]
-    matcher = open_matcher(path, args.threads, args.source)
+    keywords = read_keywords(args)
+    matcher = open_keywords(path, args.threads, args.source)
     from lightsleeper.data.audio import cut_speech, read_audio
-    from lightsleeper.deploy.detection import detect
+    from lightsleeper.deploy.detection import detect_all
 
     rate = int(float(matcher.metadata.get("sample_rate", 16_000)))
     clips = {name: read_audio(name, rate) for name in args.files}
@@ -88,9 +75,8 @@ def main(args: argparse.Namespace) -> int:
     panels: list[tuple[Detection, np.ndarray]] = []
     for name, clip in clips.items():
         speech, start = (clip, 0) if args.no_trim else cut_speech(clip, rate)
-        for word in keywords:
-            detection = detect(matcher, speech, word, name, start / rate, args.threshold, len(clip) / rate)
-            panels.append((detection, clip))
+        found = detect_all(matcher, speech, keywords, name, start / rate, args.threshold, len(clip) / rate)
+        panels += [(detection, clip) for detection in found]
     report([detection for detection, _ in panels], args.json)
     if args.plot:
         from lightsleeper.deploy.partition_plot import plot
@@ -99,47 +85,6 @@ def main(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"drawn: {args.plot}")
     return 0
-
-
-def pronunciations(keywords: Sequence[str], given: Sequence[str]) -> dict[str, str]:
-    """Word -> ARPAbet from `WORD=PHONES`, or from `PHONES` alone where the one keyword is one word.
-
-    Raises UserError for a word that no keyword has.
-    """
-    from lightsleeper.data.lexicon import split_words
-
-    words = [word for text in keywords for word in split_words(text)]
-    found: dict[str, str] = {}
-    for entry in given:
-        name, equals, phones = entry.rpartition("=")
-        if not equals:
-            if len(words) != 1:
-                raise UserError(f"--pronounce '{entry}': which of {', '.join(words)}? Expected {words[0]}='{entry}'.")
-            name = words[0]
-        spelled = split_words(name)
-        if len(spelled) != 1 or spelled[0] not in words:
-            raise UserError(f"--pronounce {entry}: no keyword has the word '{name}'.{did_you_mean(name, words)}")
-        found[spelled[0]] = phones
-    return found
-
-
-def keyword(text: str, said: Mapping[str, str]) -> "Keyword":
-    """A typed keyword with its phones; a pronunciation that was only guessed is told. Raises UserError."""
-    import sys
-
-    import numpy as np
-
-    from lightsleeper.data.lexicon import Lexicon
-    from lightsleeper.deploy.detection import Keyword
-    from lightsleeper.phones import PHONES
-
-    found = Lexicon.default().pronounce(text, said)
-    for number, (word, engine) in enumerate(zip(found.spelling, found.engines, strict=True)):
-        if engine == "neural":
-            said_as = " ".join(PHONES[p - 1] for p, w in zip(found.phones, found.words, strict=True) if w == number)
-            print(f"note: guessed the pronunciation {word}='{said_as}'; --pronounce sets it.", file=sys.stderr)
-    phones, words = (np.array(values, dtype=np.int64) for values in (found.phones, found.words))
-    return Keyword(text, phones, words, tuple(found.spelling))
 
 
 def record(seconds: float, rate: int) -> "np.ndarray":

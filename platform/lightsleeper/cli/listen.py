@@ -1,6 +1,6 @@
 """`lightning listen`: a wake-word detector on recordings, on a pipe of samples or on the microphone.
 
-Word spotters: cli/listen_words.
+Word spotters: cli/listen_words. Typed keywords: cli/listen_keywords.
 """
 
 import argparse
@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.sources import add_source, is_spotter, locate, open_detector, positive
+from lightsleeper.cli.sources import add_source, is_spotter, is_typed, locate, open_detector, positive
+from lightsleeper.cli.typed_keywords import add_keywords
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from lightsleeper.deploy.listening import Found, Listening
 
 HELP = (
-    "Run a wake-word detector or a word spotter over recordings, samples from a pipe or the microphone, and print "
-    "events as they fire: start and end of the keyword, in seconds of the file, and score. Recordings may have any "
-    "rate and any length."
+    "Run a wake-word detector, a word spotter or a matcher of typed keywords over recordings, samples from a pipe or "
+    "the microphone, and print events as they fire: start and end of the keyword, in seconds of the file, and score. "
+    "Recordings may have any rate and any length."
 )
 PIPE = "-"
 DRAWN_EVENTS = 500  # the newest; an endless stream has endlessly many
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="listen to the microphone, so many seconds; default: until Ctrl-C",
     )
+    add_keywords(parser)
     parser.add_argument("--device", metavar="NAME", help="which microphone: part of its name, or its number")
     parser.add_argument("--rate", type=positive, metavar="HZ", help="samples a second of a pipe; default: the model's")
     parser.add_argument("--threshold", type=float, metavar="X", help="score to fire from; default: the model's own")
@@ -49,6 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="SECONDS",
         help="wait so long for a higher score before an event is told; default 0",
+    )
+    typed = parser.add_argument_group("typed keywords")
+    typed.add_argument(
+        "--window", type=float, default=2.0, metavar="SECONDS", help="what is heard at once, default 2: keywords fit in"
+    )
+    typed.add_argument("--hop", type=float, default=0.24, metavar="SECONDS", help="between windows, default 0.24")
+    typed.add_argument(
+        "--normalize",
+        choices=("none", "texts"),
+        default="none",
+        help="measure scores against those of other texts; --threshold is then of such scores; default none",
     )
     parser.add_argument("--plot", metavar="OUT.png", help="draw what was heard with score, threshold and events")
     parser.add_argument(
@@ -66,6 +79,10 @@ def main(args: argparse.Namespace) -> int:
         from lightsleeper.cli import listen_words
 
         return listen_words.main(path, names, args)
+    if args.keyword or is_typed(path):
+        from lightsleeper.cli import listen_keywords
+
+        return listen_keywords.main(path, names, args)
     if args.plot:
         from lightsleeper.deploy.listen_plot import check_path
 

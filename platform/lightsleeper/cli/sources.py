@@ -9,6 +9,7 @@ from lightsleeper.run_folder import ARCHITECTURE
 
 if TYPE_CHECKING:
     from lightsleeper.deploy.detector import StreamModel
+    from lightsleeper.deploy.many_keywords import ManyKeywords
     from lightsleeper.deploy.runtime import Matcher
     from lightsleeper.deploy.spotting import StreamingSpotter
 
@@ -131,6 +132,30 @@ def open_matcher(path: Path, threads: int = 1, source: str | None = None) -> "Ma
 
     torch.set_num_threads(threads)
     return TorchModel(load_model(path))
+
+
+def is_typed(path: Path) -> bool:
+    """Whether what `locate` found matches typed keywords."""
+    if path.suffix == ".onnx":
+        from lightsleeper.deploy.onnx_graph import OnnxGraph
+
+        return bool({"phones", "tokens"} & OnnxGraph(path).inputs.keys())
+    from lightsleeper.deploy.finalize import model_class, read_description
+    from lightsleeper.models.keyword import KeywordFamily
+
+    return issubclass(model_class(read_description(path)["class_path"]), KeywordFamily)
+
+
+def open_keywords(path: Path, threads: int = 1, source: str | None = None) -> "Matcher | ManyKeywords":
+    """As `open_matcher`; where the model has the graphs for it, one that takes all keywords at once."""
+    from lightsleeper.deploy.many_keywords import ManyKeywords, has_graphs
+    from lightsleeper.deploy.runtime import TorchModel
+
+    if path.suffix == ".onnx":
+        return ManyKeywords.open(path, threads) if has_graphs(path) else open_matcher(path, threads, source)
+    matcher = open_matcher(path, threads, source)
+    assert isinstance(matcher, TorchModel)
+    return matcher.many() or matcher
 
 
 def positive(text: str) -> int:

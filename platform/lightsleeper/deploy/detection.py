@@ -1,29 +1,18 @@
 """One clip against typed keywords: score, decision, and where each word lies, read off the matcher's partition."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lightsleeper.deploy.runtime import Matcher
+from lightsleeper.deploy.keyword import Keyword
+from lightsleeper.deploy.many_keywords import Enrolled, ManyKeywords
+from lightsleeper.deploy.runtime import Matcher, scorers
 from lightsleeper.errors import UserError
 
 IMPOSSIBLE = -1e3  # more tokens than frames: matchers answer about -1e4, and their cuts mean nothing then
-
-
-@dataclass(frozen=True)
-class Keyword:
-    """A typed text with its pronunciation."""
-
-    text: str
-    phones: np.ndarray
-    """Phone ids (P,), 1 to 39."""
-    words: np.ndarray
-    """Word number of each phone (P,), from 0."""
-    spelling: tuple[str, ...]
-    """The words."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,10 @@ class Detection:
     words: list[Word] = field(default_factory=list)
     """Empty where the model has no partition, or the clip is too short for the keyword."""
     duration_s: float = 0.0
+    pronunciation: str = ""
+    """ARPAbet of the pronunciation that scored highest."""
+    engines: tuple[str, ...] = ()
+    """What knows each word's pronunciation: lexicon, neural, user."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,10 +68,66 @@ def detect(
     scores = matcher.scores(outputs)
     if not scores:
         raise UserError(f"this model scores no keyword: its outputs are {', '.join(matcher.outputs)}.")
+    threshold = matcher.threshold if threshold is None else threshold
+    return _detection(outputs, scores, keyword, matcher.metadata, len(audio), file, start_s, threshold, file_s)
+
+
+def detect_all(
+    matcher: Matcher | ManyKeywords,
+    audio: np.ndarray,
+    keywords: Sequence[Sequence[Keyword]],
+    file: str = "",
+    start_s: float = 0.0,
+    threshold: float | None = None,
+    file_s: float = math.inf,
+) -> list[Detection]:
+    """As `detect`, for ``keywords`` given by their pronunciations, of which the best counts.
+
+    The encoder of `ManyKeywords` runs once for all of them.
+    """
+    if not isinstance(matcher, ManyKeywords):
+        tried = ([detect(matcher, audio, way, file, start_s, threshold, file_s) for way in ways] for ways in keywords)
+        return [max(found, key=lambda detection: detection.score) for found in tried]
+    return detect_enrolled(matcher, audio, matcher.enroll(keywords), file, start_s, threshold, file_s)
+
+
+def detect_enrolled(
+    matcher: ManyKeywords,
+    audio: np.ndarray,
+    enrolled: Enrolled,
+    file: str = "",
+    start_s: float = 0.0,
+    threshold: float | None = None,
+    file_s: float = math.inf,
+) -> list[Detection]:
+    """As `detect_all`, for keywords that are enrolled."""
+    outputs = matcher.match(matcher.encode(audio), enrolled)
+    threshold = matcher.threshold if threshold is None else threshold
+    found = []
+    for row in enrolled.best(outputs["score"]):
+        own = {name: value[row : row + 1] for name, value in outputs.items()}
+        keyword = enrolled.keywords[row]
+        found.append(
+            _detection(own, scorers(own), keyword, matcher.metadata, len(audio), file, start_s, threshold, file_s)
+        )
+    return found
+
+
+def _detection(
+    outputs: Mapping[str, np.ndarray],
+    scores: dict[str, float],
+    keyword: Keyword,
+    metadata: Mapping[str, str],
+    samples: int,
+    file: str,
+    start_s: float,
+    threshold: float | None,
+    file_s: float,
+) -> Detection:
+    """What the outputs (1, ...) of one keyword say."""
     score = next(iter(scores.values()))
     solvable = min(scores.values()) > IMPOSSIBLE  # the shipped score may weigh the partition with nothing
-    threshold = matcher.threshold if threshold is None else threshold
-    duration_s = len(audio) / float(matcher.metadata.get("sample_rate", 16_000))
+    duration_s = samples / float(metadata.get("sample_rate", 16_000))
     return Detection(
         file=file,
         keyword=keyword.text,
@@ -86,8 +135,10 @@ def detect(
         threshold=threshold,
         detected=None if threshold is None else score >= threshold,
         scores=scores,
-        words=word_times(outputs, keyword, matcher.metadata, duration_s, start_s, file_s) if solvable else [],
+        words=word_times(outputs, keyword, metadata, duration_s, start_s, file_s) if solvable else [],
         duration_s=duration_s,
+        pronunciation=keyword.said,
+        engines=keyword.engines,
     )
 
 

@@ -16,16 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightsleeper.deploy.many_keywords import ENCODER, ENROLL, MATCH, SHORTEST_S, ManyKeywords
 from lightsleeper.deploy.onnx_graph import Arrays, Graph, OnnxGraph, Shape
 from lightsleeper.deploy.parity import torch_outputs
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Batch, ExportGraph, Family
 from lightsleeper.phones import PHONES
 
-ENROLL = "enroll"
 SCORERS = {"score": "shipped"}  # output -> scorer
-SHORTEST_S = 0.2
-"""Shorter clips are padded: a scan over no frame fails in ONNX Runtime, and no keyword is as short."""
 PADDING = {"phones": 0, "words": -1}
 
 
@@ -134,12 +132,17 @@ class Matcher:
         return {name: torch.tensor([row[name] for row in rows]) for name in (rows[0] if rows else {})}
 
     def scores(self, outputs: Arrays) -> dict[str, float]:
-        """The scorers among the outputs of one match; empty for a graph that scores no keyword (an encoder)."""
-        return {
-            SCORERS.get(name, name): float(value.item())
-            for name, value in outputs.items()
-            if value.size == 1 and np.issubdtype(value.dtype, np.floating)
-        }
+        """As `scorers`."""
+        return scorers(outputs)
+
+
+def scorers(outputs: Arrays) -> dict[str, float]:
+    """The scorers among the outputs of one match; empty for a graph that scores no keyword (an encoder)."""
+    return {
+        SCORERS.get(name, name): float(value.item())
+        for name, value in outputs.items()
+        if value.size == 1 and np.issubdtype(value.dtype, np.floating)
+    }
 
 
 class OnnxModel(Matcher):
@@ -165,3 +168,10 @@ class TorchModel(Matcher):
         graphs = {graph.name: TorchGraph(graph) for graph in model.eval().export_spec()}
         main = next(iter(graphs.values()))
         super().__init__(main, graphs.get(ENROLL))
+        self._graphs = graphs
+
+    def many(self) -> ManyKeywords | None:
+        """The same for many keywords at once; None where the model has no graphs for it."""
+        if not {ENCODER, MATCH} <= self._graphs.keys():
+            return None
+        return ManyKeywords(self._graphs[ENCODER], self._graphs[MATCH], self.enroller)
