@@ -151,6 +151,12 @@ class Family(L.LightningModule):
         ``past_tokens`` instead."""
         return {"past_ms": None, "future_ms": None, "state_bytes": None}
 
+    def rebuild(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """Make anew, from training ``batches``, what was derived from weights that compression has changed since.
+
+        Called once on the finalized model, before `calibrate`; a table of phonemes is such a thing.
+        """
+
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
         """Fit what depends on the final weights (score weights, threshold) on validation batches.
 

@@ -73,7 +73,8 @@ def finalize(parts: Parts, folder: Path, record: Record) -> Fields:
     model, report = deliverables.finalize(cast(Family, trained.eval()), parts.callbacks, training)
     device = root_device(parts.trainer_args)
     with torch.no_grad():
-        threshold = model.to(device).calibrate(_batches(parts.data, device))
+        model.to(device).rebuild(lambda: (move_data_to_device(batch, device) for batch in _training(parts.data)))
+        threshold = model.calibrate(_batches(parts.data, device))
     model.to("cpu")
     meta = {"recipe": record.recipe, "run_id": record.run_id, "threshold": threshold}
     deliverables.save_model(model, folder / EXPORT, meta)
@@ -173,10 +174,14 @@ def _compare_scores(model: Any, parts: Parts, path: Path) -> dict[str, Any] | No
 
 def _training_batches(data: L.LightningDataModule) -> Iterator[Any]:
     """The first STATISTICS_BATCHES training batches, for batch-norm statistics."""
+    yield from islice(_training(data), STATISTICS_BATCHES)
+
+
+def _training(data: L.LightningDataModule) -> Iterator[Any]:
     data.prepare_data()
     data.setup("fit")
     for loader in _list(data.train_dataloader()):
-        yield from islice(loader, STATISTICS_BATCHES)
+        yield from loader
 
 
 def _list(loaders: Any) -> list[Any]:
