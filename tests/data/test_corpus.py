@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightsleeper.data import corpus_build
+from lightsleeper.data import corpus_build, shards
 from lightsleeper.data.augment import draw_scene
 from lightsleeper.data.corpus import Corpus, check_buildable, corpus_key, open_or_build
 from lightsleeper.data.corpus_build import Line
@@ -117,7 +117,7 @@ def test_two_processes_that_want_the_same_corpus_build_it_once(cache: Path) -> N
 
 
 def test_a_dead_worker_is_reported_and_not_waited_for(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_build, "_start_worker", os.abort)
+    monkeypatch.setattr(shards, "_start_worker", os.abort)
     with pytest.raises(UserError, match="worker process died"):
         built(2)
 

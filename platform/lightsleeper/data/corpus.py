@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lightsleeper.data.augment import SAMPLE_RATE
 from lightsleeper.data.corpus_build import SHARD_CLIPS, VERSION, Line, build, check_space
+from lightsleeper.data.shards import map_shard, views
 from lightsleeper.data.synthesis import require_espeak
 from lightsleeper.errors import UserError
 from lightsleeper.files import cache_folder, cache_path, content_hash
@@ -107,12 +108,12 @@ class Corpus:
 
     def _open(self) -> None:
         try:
-            self._tables = [_map_table(self.folder / file) for file in self.manifest["shards"]]
+            self._tables = [map_shard(self.folder / file) for file in self.manifest["shards"]]
         except (OSError, pa.ArrowInvalid) as error:
             raise self._damaged(error) from None
         audio: list[NDArray[np.int16]] = []
         for table in self._tables:
-            audio += _views(table.column("audio").chunk(0))
+            audio += views(table.column("audio").chunk(0), np.int16)
         self._audio = audio
 
     def __len__(self) -> int:
@@ -199,16 +200,3 @@ class Corpus:
                 "words": len({word for text in texts for word in text.split()}),
             }
         return found
-
-
-def _map_table(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_stream(source).read_all()
-
-
-def _views(column: pa.LargeBinaryArray) -> list[NDArray[np.int16]]:
-    """Each row's samples as a view of the memory map."""
-    _, offsets, data = column.buffers()
-    edges = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1] // 2
-    samples = np.frombuffer(data, np.int16)
-    return [samples[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]

@@ -1,20 +1,13 @@
 """Making a corpus: shards of clips spoken, disturbed and written by worker processes.
 
-A shard is written whole or not at all, so a build that was killed goes on where it stopped. Each shard starts a fresh
-engine, so its bytes depend on the script alone, not on the number of workers or on the shards before it.
+Each shard starts a fresh engine, so its bytes depend on the script alone, not on the number of workers or on the shards
+before it.
 
 Workers import this module: it must not import torch.
 """
 
-import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +17,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightsleeper.data.augment import SAMPLE_RATE, NoiseBank, Scene, apply, draw_scene, dry_scene
+from lightsleeper.data.shards import build_shards, write_shard
 from lightsleeper.data.synthesis import Engine, Utterance, require_espeak
 from lightsleeper.errors import UserError
-from lightsleeper.files import free_bytes, replacing
+from lightsleeper.files import free_bytes
 
 VERSION = 1
 """Raise it whenever the same script would give other audio: it is part of the folder's hash."""
@@ -88,6 +82,10 @@ class _Job:
     def file(self) -> str:
         return f"{self.lines[0].part}-{self.number:05d}.arrow"
 
+    @property
+    def size(self) -> int:
+        return len(self.lines)
+
 
 def build(folder: Path, spec: Mapping[str, Any], lines: Sequence[Line], workers: int, progress: bool = True) -> None:
     """Make what ``folder`` lacks of the corpus; the caller holds its lock.
@@ -97,23 +95,16 @@ def build(folder: Path, spec: Mapping[str, Any], lines: Sequence[Line], workers:
     """
     require_espeak()
     jobs = list(_jobs(lines))
-    for stale in folder.glob(".*.tmp*"):  # of a killed build; the lock is ours
-        stale.unlink(missing_ok=True)
-    missing = [job for job in jobs if not (folder / job.file).exists()]
-    check_space(folder, sum(len(job.lines) for job in missing))
-    done = len(lines) - sum(len(job.lines) for job in missing)
-    with _Progress(len(lines), done, progress) as bar:
-        _run(folder, missing, min(workers, len(missing)), bar)
-    digests = {job.file: _shard_digest(folder / job.file) for job in jobs}
-    manifest = {
-        "key": folder.name,
-        "version": VERSION,
-        "spec": dict(spec),
-        "sha256": hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest(),
-        "shards": [job.file for job in jobs],
-    }
-    with replacing(folder / "corpus.json") as temporary:  # its presence says: complete
-        temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    build_shards(
+        folder,
+        {"version": VERSION, "spec": dict(spec)},
+        jobs,
+        _make_shard,
+        check_space,
+        workers,
+        progress,
+        "speaking phrases",
+    )
 
 
 def _jobs(lines: Sequence[Line]) -> Iterator[_Job]:
@@ -123,43 +114,6 @@ def _jobs(lines: Sequence[Line]) -> Iterator[_Job]:
         if at == len(lines) or at - start == SHARD_CLIPS or lines[at].part != lines[start].part:
             yield _Job(number, start, lines[start:at])
             start, number = at, number + 1
-
-
-def _run(folder: Path, jobs: Sequence[_Job], workers: int, bar: "_Progress") -> None:
-    if not jobs:
-        return
-    # Spawn, not fork: the parent has torch and its threads, and espeak-ng must never be loaded there.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        waiting = {pool.submit(_make_shard, folder, job): job for job in jobs}
-        while waiting:
-            finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                job = waiting.pop(future)
-                future.result()
-                bar.advance(len(job.lines))
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process died while the corpus was built (out of memory, or killed). Finished parts are kept: "
-            "run again to go on, with fewer `workers` if memory is short."
-        ) from None
-    except OSError as error:
-        raise UserError(f"the corpus could not be written to {folder}: {error.strerror or error}.") from None
-    finally:  # after an error or Ctrl-C: shards under way are finished and kept, the others are dropped
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # a killed parent cannot tell its workers to stop
-
-        def leave_with_parent() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _make_shard(folder: Path, job: _Job) -> None:
@@ -173,15 +127,7 @@ def _make_shard(folder: Path, job: _Job) -> None:
         row = _row(line, scene, said, apply(scene, speech, bank))
         for name, value in {"clip": job.first_clip + len(rows["clip"]), **row}.items():
             rows[name].append(value)
-    digest = hashlib.sha256(b"".join(rows["audio"]) + json.dumps(rows["text"]).encode()).hexdigest()
-    schema = SCHEMA.with_metadata({"sha256": digest})  # in the file, so that a resumed build need not read the audio
-    batch = pa.record_batch([pa.array(rows[name], schema.field(name).type) for name in schema.names], schema=schema)
-    with (
-        replacing(folder / job.file) as temporary,
-        pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_stream(sink, schema) as writer,
-    ):
-        writer.write_batch(batch)  # one batch a shard: reading is one lookup
+    write_shard(folder / job.file, SCHEMA, rows, [b"".join(rows["audio"]), json.dumps(rows["text"]).encode()])
 
 
 def _speak(engine: Engine, line: Line, scene: Scene) -> tuple[Utterance, NDArray[np.float32]]:
@@ -224,11 +170,6 @@ def _row(line: Line, scene: Scene, said: Utterance, clip: NDArray[np.int16]) -> 
     }
 
 
-def _shard_digest(path: Path) -> str:
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_stream(source).schema.metadata[b"sha256"].decode()
-
-
 def check_space(folder: Path, clips: int) -> None:
     """Raise UserError when the disk of ``folder``, which need not exist, has no room for ``clips``."""
     needed, free = clips * BYTES_PER_CLIP, free_bytes(folder)
@@ -237,25 +178,3 @@ def check_space(folder: Path, clips: int) -> None:
             f"the corpus needs about {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free. "
             "Set LIGHTSLEEPER_CACHE to a larger disk, or ask for fewer phrases."
         )
-
-
-class _Progress:
-    """A bar on stderr, or nothing."""
-
-    def __init__(self, total: int, done: int, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=False)
-        self._task = self._bar.add_task("speaking phrases", total=total, completed=done)
-
-    def advance(self, clips: int) -> None:
-        self._bar.advance(self._task, clips)
-
-    def __enter__(self) -> "_Progress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
