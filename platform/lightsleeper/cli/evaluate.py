@@ -1,6 +1,7 @@
 """`lightning evaluate`: judge an old run or an exported file on other data.
 
-Wake words: cli/evaluate_streams; word spotters: cli/evaluate_words.
+Wake words: cli/evaluate_streams; word spotters: cli/evaluate_words; predictions of active speakers:
+cli/evaluate_speakers.
 """
 
 import argparse
@@ -23,7 +24,8 @@ HELP = (
     "Score a run or an exported file on other data, with 95 % intervals: AUC and equal error rate of every scorer, a "
     "wake word's false rejects and false alarms an hour, a word spotter's F1 and places, or whatever the test of "
     "another family measures. A folder "
-    "needs a manifest.csv (path,text[,speaker]); of a recipe only `data:` is used."
+    "needs a manifest.csv (path,text[,speaker]); of a recipe only `data:` is used. "
+    "PRED.csv --truth TRUTH.csv judges predictions of active speakers as AVA does."
 )
 COLUMNS = ("auc_easy", "auc_hard", "eer_easy", "eer_hard")
 
@@ -43,11 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--negatives", nargs="+", metavar="FOLDER", help="recordings without it; no manifest needed"
     )
     wake_words.add_argument("--threshold", type=float, metavar="X", help="score to fire from; default: the model's own")
+    parser.add_argument("--truth", metavar="TRUTH.csv", help="labels of AVA, or a folder of them, for a PRED.csv")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads, default 1")
     parser.add_argument("--json", metavar="FILE", help="write all numbers, per word count too, to FILE")
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.source.endswith(".csv"):
+        from lightsleeper.cli import evaluate_speakers
+
+        return evaluate_speakers.main(args)
+    if args.truth is not None:
+        raise UserError(f"--truth is for predictions in a CSV file; {args.source} is none.")
     path = locate(args.source, args.runs_dir)
     if is_detector(path):
         from lightsleeper.cli import evaluate_streams
