@@ -27,13 +27,11 @@ def mfcc(audio: NDArray, sample_rate: int = 16_000, fps: float = FPS) -> NDArray
     The last window is filled up with zeros; a recording shorter than a window gives one frame.
 
     Raises:
-        ValueError: the audio is empty, or a window is longer than the transform (512 samples).
+        ValueError: the audio is empty.
     """
     if not len(audio):
         raise ValueError("no audio to take MFCC of")
     window, hop = _grid(sample_rate, fps)
-    if window > _FFT:
-        raise ValueError(f"a window of {window} samples is longer than the transform of {_FFT}")
     samples = audio.astype(np.float64)
     if audio.dtype.kind == "f":
         samples *= 32768
@@ -41,7 +39,7 @@ def mfcc(audio: NDArray, sample_rate: int = 16_000, fps: float = FPS) -> NDArray
     frames = 1 + max(0, -(-(len(samples) - window) // hop))
     samples = np.pad(samples, (0, max(0, (frames - 1) * hop + window - len(samples))))
     windows = np.lib.stride_tricks.sliding_window_view(samples, window)[::hop][:frames]  # (n, window)
-    power = np.abs(np.fft.rfft(windows, _FFT)) ** 2 / _FFT  # (n, 257)
+    power = np.abs(np.fft.rfft(windows, _FFT)) ** 2 / _FFT  # (n, 257); below 19.5 fps windows are cut to 512 samples
     energy = power.sum(1)
     filters, cosines = _tables(sample_rate)
     found = np.log(_positive(power @ filters)) @ cosines

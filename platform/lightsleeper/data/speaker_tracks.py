@@ -3,7 +3,6 @@
 from itertools import combinations
 from typing import Any
 
-import numpy as np
 from torch.utils.data import DataLoader
 
 from lightsleeper.data.batch import SharedEpoch
@@ -70,11 +69,8 @@ class SpeakerTracks(DataModule):
     def counts(self, part: str) -> dict[str, Any]:
         """Sizes of a part, for the summary."""
         frames = self.parts[part].frames
-        return {
-            "tracks": len(frames),
-            "frames": int(np.sum(frames)),
-            "hours": round(np.sum(frames) / self.fps / 3600, 3),
-        }
+        total = int(frames.sum())
+        return {"tracks": len(frames), "frames": total, "hours": round(total / self.fps / 3600, 3)}
 
     def members(self, part: str) -> dict[str, set[Any]]:
         """What must not be in two parts, by what it is: faces, voices, sentences, videos."""

@@ -156,7 +156,7 @@ class SyntheticSpeakers(SpeakerTracks):
 
     def collect(self) -> dict[str, TrackSource]:
         self.check()
-        said = speech.open_or_build(self._speech_spec(), self._lines, self.build_workers)
+        said = self.speech = speech.open_or_build(self._speech_spec(), self._lines, self.build_workers)
         self.corpus: SpeakerCorpus = speaker_corpus.open_or_build(
             self._scenes_spec(), lambda: list(self._script(said)), said.folder, self.size, self.data_seed, self.snr_db,
             self.build_workers,

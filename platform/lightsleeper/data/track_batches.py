@@ -107,7 +107,9 @@ class TrainingTracks(Dataset):
             pictures = [changed(picture, rng) for picture in pictures]
         return {
             "faces": torch.stack(pictures),
-            "mfcc": torch.from_numpy(np.stack([mfcc_of_frames(sound, count) for sound in sounds])),
+            "mfcc": torch.from_numpy(
+                np.stack([mfcc_of_frames(s, count, fps=track.fps) for s, track in zip(sounds, tracks, strict=True)])
+            ),
             "label": torch.from_numpy(np.stack([track.label3[:count] == SPEAKING for track in tracks])).long(),
         }
 
@@ -130,7 +132,7 @@ def judged(track: Track) -> dict[str, Any]:
     """A track as `JudgedTracks` gives it."""
     return {
         "faces": torch.from_numpy(track.faces.copy())[None],
-        "mfcc": torch.from_numpy(mfcc_of_frames(track.audio, len(track.faces)))[None],
+        "mfcc": torch.from_numpy(mfcc_of_frames(track.audio, len(track.faces), fps=track.fps))[None],
         "label": torch.from_numpy(track.label3 == SPEAKING).long()[None],
         **{
             name: torch.from_numpy(np.asarray(getattr(track, name)))[None]

@@ -6,15 +6,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lightsleeper.data.mfcc import FPS
+
 
 @dataclass(frozen=True)
 class Track:
-    """One face over T frames of 25 a second, and what is heard meanwhile."""
+    """One face over T frames, and what is heard meanwhile."""
 
     faces: NDArray[np.uint8]
     """(T, size, size), grey."""
     audio: NDArray[np.float32]
-    """(S,) in [-1, 1], 16 kHz, from the first frame on; S is about 640 T."""
+    """(S,) in [-1, 1], 16 kHz, from the first frame on; about as long as the frames."""
     label3: NDArray[np.int64]
     """(T,) in the numbers of `metrics.active_speaker.LABELS`."""
     timestamps: NDArray[np.float64]
@@ -27,6 +29,8 @@ class Track:
     video: str
     situation: str = ""
     """What the track shows, where that is known; see `metrics.active_speaker.SITUATIONS`."""
+    fps: float = FPS
+    """Frames a second. MFCC windows are stretched where they are not 25, so that four fall on a frame."""
 
 
 class TrackSource(Protocol):
