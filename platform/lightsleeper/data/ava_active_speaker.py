@@ -28,7 +28,7 @@ from lightsleeper.files import content_hash, sha256
 
 CATALOG = ("AVAActiveSpeaker",)
 _NAMES = ("{part}_orig.csv", "{part}.csv", "{part}")  # of labels, in csv/ or beside it
-_SHORTEST_S, _LONGEST_S = 1 / 60, 1 / 10  # between two frames of a track
+_LONGEST_S = 0.1  # between two frames of a track that follow each other
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,13 @@ def _sound(path: Path) -> NDArray[np.float32]:
 
 
 def frame_rate(times_s: NDArray[np.float64]) -> float:
-    """Frames a second of a track (T,), from the middle distance of two; 25 for a single frame."""
-    if len(times_s) < 2:
-        return FPS
-    return 1 / float(np.clip(np.median(np.diff(times_s)), _SHORTEST_S, _LONGEST_S))
+    """Frames a second of a track (T,), from the mean distance of two that follow each other; 25 for a single frame.
+
+    Times in the files have two decimals, so a single distance tells little.
+    """
+    distances = np.diff(times_s)
+    distances = distances[(distances > 0) & (distances <= _LONGEST_S)]
+    return FPS if not len(distances) else 1 / float(distances.mean())
 
 
 def crop_files(folder: Path, times_s: NDArray[np.float64]) -> list[Path]:
