@@ -1,6 +1,6 @@
 """`lightning detect`: does a file, or the microphone, say a typed phrase, and where are its words?
 
-Word spotters, which have a vocabulary of their own: cli/detect_words.
+Word spotters, which have a vocabulary of their own: cli/detect_words. Who speaks in a video: cli/detect_speakers.
 """
 
 import argparse
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightsleeper.cli.sources import add_source, is_spotter, locate, open_keywords, positive
+from lightsleeper.cli.sources import add_source, is_spotter, judges_faces, locate, open_keywords, positive
 from lightsleeper.cli.typed_keywords import add_keywords, read_keywords
 from lightsleeper.errors import UserError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HELP = (
     "Match typed keywords against audio files or the microphone: score and decision per file and keyword, and the "
     "words' times from the model's partition. With a word spotter: all words of its vocabulary that the files hold, "
-    "with their times."
+    "with their times. With an active-speaker model: who speaks in a video whose faces are known."
 )
 DEFAULT_SECONDS = 3.0
 MAX_SECONDS = 60.0
@@ -28,7 +28,7 @@ MAX_SECONDS = 60.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="audio files, any sample rate")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="audio files, any sample rate, or videos")
     add_keywords(parser, ". Word spotter: show only these words; default all")
     parser.add_argument("--threshold", type=float, metavar="X", help="score to detect from; default: the model's own")
     parser.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
@@ -41,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"record that many seconds (default {DEFAULT_SECONDS:g}) and match them",
     )
+    speakers = parser.add_argument_group("who speaks in a video")
+    speakers.add_argument(
+        "--tracks", metavar="FACES.csv", help="boxes of faces, AVA's columns; video_id: the file's name"
+    )
+    speakers.add_argument("--out", metavar="DIR", help="where the drawn video and its timeline go; default: here")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads, default 1")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -53,6 +58,13 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--microphone: expected up to {MAX_SECONDS:g} seconds, got {args.microphone:g}.")
     if args.threshold is not None and args.threshold != args.threshold:
         raise UserError("--threshold: expected a number, got nan.")
+    if judges_faces(path):
+        from lightsleeper.cli import detect_speakers
+
+        return detect_speakers.main(path, args)
+    for name in ("tracks", "out"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is for videos; {args.source} listens to sound alone.")
     if is_spotter(path):
         from lightsleeper.cli import detect_words
 

@@ -68,6 +68,17 @@ def is_spotter(path: Path) -> bool:
     return issubclass(model_class(read_description(path)["class_path"]), WordSpotter)
 
 
+def judges_faces(path: Path) -> bool:
+    """Whether what `locate` found says who speaks in a video."""
+    if path.suffix == ".onnx":
+        from lightsleeper.deploy.onnx_graph import OnnxGraph
+        from lightsleeper.deploy.speaking import is_graph
+
+        graph = OnnxGraph(path)
+        return is_graph(graph.inputs, graph.outputs)
+    return _class_name(path) == "ActiveSpeaker"
+
+
 def open_spotter(path: Path, source: str, threads: int = 1, threshold: float | None = None) -> "StreamingSpotter":
     """A word spotter from what `locate` found for ``source``; ``threshold`` None: its own. Raises UserError."""
     from lightsleeper.deploy.spotting import OnnxSpotter, SpotterModel, StreamingSpotter, TorchSpotter
