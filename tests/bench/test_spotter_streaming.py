@@ -21,7 +21,12 @@ def audio(model):
 def test_a_stream_equals_the_whole(model, audio):
     found = bench.compared(model, audio)
     assert found["difference"] <= bench.EQUAL
-    assert (found["hops"], found["gates"], found["undecided"], found["unequal_gates"]) == (28, 28 * len(list(gates(model))), 0, 0)
+    assert (found["hops"], found["gates"], found["undecided"], found["unequal_gates"]) == (
+        28,
+        28 * len(list(gates(model))),
+        0,
+        0,
+    )
     assert 0 < found["closest"] < 0.5
     text = list(bench.report({"chunks": ["a"], "rows": [{"model": "m", "content": "speech", **found}]}))
     assert text[-1].endswith("reached")

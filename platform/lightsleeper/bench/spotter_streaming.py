@@ -31,9 +31,7 @@ MARGIN = 1e-9  # of a probability from one half
 Row = dict[str, Any]
 
 
-def run(
-    out: Path | None, threads: int = 1, quick: bool = False, models: Sequence[str] | None = None
-) -> dict[str, Any]:
+def run(out: Path | None, threads: int = 1, quick: bool = False, models: Sequence[str] | None = None) -> dict[str, Any]:
     """All numbers. ``models``: NAME=RUN; else finished trainings of ``out``. Raises UserError for no word spotter."""
     folders = named(models) if models else finished(out, quick)
     heard = streams(build_data(load([next(iter(folders.values()))])), QUICK_HOPS if quick else HOPS)
