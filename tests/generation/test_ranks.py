@@ -54,6 +54,7 @@ def test_what_a_rank_raises_is_told_once_before_what_its_neighbours_lost_by_it()
         ranks.call(tiny.planted)
 
 
+@pytest.mark.slow
 def test_no_rank_outlives_its_parent(tmp_path: Path):
     tests = Path(__file__).parents[1]
     program = (

@@ -13,7 +13,7 @@ HELP = (
     "training step), overhead (`lightning run` against a bare Lightning script), dashboard (thousands of records into "
     "a page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
     "one), wakeword (wake-word families side by side, and against an engine), spotter (what a word spotter's gates "
-    "cost and save)."
+    "cost and save), prefill (a prompt read by several processes)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -35,10 +35,10 @@ Kinds = Any  # what add_subparsers gives
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
         dest="what",
-        metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter",
+        metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter|prefill",
         required=True,
     )
-    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter):
+    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _prefill):
         add(kinds)
     for kind in kinds.choices.values():
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
@@ -134,6 +134,25 @@ def _spotter(kinds: Kinds) -> None:
     parser.add_argument("--repeats", type=positive, metavar="R", help="latency, classes: timed rounds")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
     parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
+
+
+def _prefill(kinds: Kinds) -> None:
+    parser = kinds.add_parser("prefill", help="KV-Runahead against one process and all-gather; simulator; forecast")
+    parser.add_argument(
+        "--part", nargs="+", default=["table"], metavar="PART", help="of table, simulator, forecast; default table"
+    )
+    parser.add_argument("--quick", action="store_true", help="a small model, short prompts: whether it works")
+    parser.add_argument("--tokens", type=positive, nargs="+", metavar="C", help="lengths, default 512 to 8192")
+    parser.add_argument("--ranks", type=positive, default=2, metavar="P", help="processes, default 2")
+    parser.add_argument("--threads", type=positive, metavar="N", help="torch threads a process, default 1")
+    parser.add_argument("--repeats", type=positive, metavar="R", help="timed prefills, default 10; 3 from 4096 tokens")
+    parser.add_argument(
+        "--parent", metavar="MODEL", help="folder, hub name or .gguf file; default SmolLM2-135M's shapes"
+    )
+    parser.add_argument("--out", metavar="FILE", help="table: where the searched splits are kept")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="forecast: where blocks are timed")
+    parser.add_argument("--times", metavar="FILE", help="forecast: times of blocks that were measured elsewhere")
+    parser.add_argument("--save-times", metavar="FILE", help="forecast: keep the times of the blocks")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -66,8 +66,6 @@ def main(args: argparse.Namespace) -> int:
     from lightsleeper.generation.session import Session, Settings
     from lightsleeper.stages.console import stoppable
 
-    if args.split not in SPLITS and not all(part.strip().isdigit() for part in args.split.split(",")):
-        raise UserError(f"--split: expected {', '.join(SPLITS)} or numbers such as 600,424; got '{args.split}'.")
     if args.warm_up < 0:
         raise UserError("--warm-up: expected at least 0.")
     model = _model(args)
@@ -75,6 +73,7 @@ def main(args: argparse.Namespace) -> int:
     for tokens in lengths:
         if model.window is not None and tokens > model.window:
             raise UserError(f"--tokens {tokens}: the model has positions for {model.window}.")
+        _check_split(args.split, tokens, args.ranks)
     settings = Settings(
         ranks=args.ranks,
         threads=args.threads,
@@ -116,6 +115,16 @@ def _model(args: argparse.Namespace) -> "CausalLM":
         raise UserError(f"{merged.name}: {type(model).__name__} reads no prompt; lightning ttft is for CausalLM.")
     model.net.to(getattr(torch, args.dtype))
     return model
+
+
+def _check_split(text: str, tokens: int, ranks: int) -> None:
+    from lightsleeper.generation.split import checked
+
+    if text in SPLITS:
+        return
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise UserError(f"--split: expected {', '.join(SPLITS)} or numbers such as 600,424; got '{text}'.")
+    checked([int(part) for part in text.split(",")], tokens, ranks)
 
 
 def _link(args: argparse.Namespace) -> "SlowLink | None":

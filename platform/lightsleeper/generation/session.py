@@ -1,7 +1,7 @@
 """What `lightning ttft` does with the ranks: choose a split, time every method in turns, and tell what came of it."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from lightsleeper.generation import timeline
 from lightsleeper.generation.layout import inspect
 from lightsleeper.generation.measure import Plan, Timing, ceiling, decode, prefill_once, time_plans, ttft
 from lightsleeper.generation.ranks import Ranks
-from lightsleeper.generation.search import search
+from lightsleeper.generation.search import GRANULARITY, search
 from lightsleeper.generation.split import Split, checked, effective_ranks, even
 from lightsleeper.generation.transport import TIMEOUT_S, SlowLink
 from lightsleeper.generation.work import critical, flops_of
 
-SEARCH_REPEATS = 3
+STEPS = 32  # of a prompt: a finer grid than its 32nd part is within the noise of two runs
 NAMES = {
     "chain": "KV-Runahead",
     "one": "one process",
@@ -49,6 +49,8 @@ class Settings:
     new_tokens: int = 20
     repeats: int = 10
     warm_up: int = 3
+    search_repeats: int = 3
+    """Prefills of each split that a search tries; their median counts."""
 
 
 class Session:
@@ -85,11 +87,18 @@ class Session:
     def ranks(self) -> Ranks:
         return self._ranks
 
-    def measure(self, ids: Tensor, picture: Path | None = None) -> dict[str, Any]:
-        """Time all methods on one prompt (1, C), print the table, draw the chain; returns every number."""
+    def measure(
+        self, ids: Tensor, picture: Path | None = None, more: Mapping[str, Split] | None = None
+    ) -> dict[str, Any]:
+        """Time all methods on one prompt (1, C), print the table, draw the chain; returns every number.
+
+        ``more``: further splits of the chain by name, timed in the same turns.
+        """
         settings, tokens = self.settings, ids.shape[1]
         split = self.choose(ids)
-        timings = time_plans(self._ranks, self.plans(split, tokens), ids, settings.repeats, settings.warm_up)
+        plans = self.plans(split, tokens)
+        plans |= {name: Plan("chain", len(other), other) for name, other in (more or {}).items()}
+        timings = time_plans(self._ranks, plans, ids, settings.repeats, settings.warm_up)
         limit = ceiling(self._ranks, ids, 2) if settings.ranks > 1 else 1.0
         result = self._result(timings, split, tokens, limit)
         self._tell(result)
@@ -122,11 +131,12 @@ class Session:
         if self.settings.split == "predicted":
             return self._table().predict(tokens)
         if self.settings.split == "searched":
-            return self._search(ids)
+            return self.search(ids)
         return checked([int(part) for part in self.settings.split.split(",")], tokens, ranks)
 
-    def time_split(self, ids: Tensor, split: Split, repeats: int = SEARCH_REPEATS) -> float:
+    def time_split(self, ids: Tensor, split: Split, repeats: int | None = None) -> float:
         """Median time to first token of one split."""
+        repeats = repeats or self.settings.search_repeats
         plan = Plan("chain", len(split), split)
         return statistics.median(ttft(self._ranks.call(prefill_once, plan, ids)) for _ in range(repeats))
 
@@ -135,14 +145,17 @@ class Session:
         window = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         return self.settings.new_tokens if window is None else max(1, min(self.settings.new_tokens, window - tokens))
 
-    def _search(self, ids: Tensor) -> Split:
-        self.time_split(ids, even(ids.shape[1], self.settings.ranks), 1)  # warms up
-        split, tried = search(lambda split: self.time_split(ids, split), ids.shape[1], self.settings.ranks)
+    def search(self, ids: Tensor) -> Split:
+        """The best split found, which also goes into the table."""
+        tokens = ids.shape[1]
+        self.time_split(ids, even(tokens, self.settings.ranks), 1)  # warms up
+        step = max(GRANULARITY, tokens // STEPS)
+        split, tried = search(lambda split: self.time_split(ids, split), tokens, self.settings.ranks, step)
         path = self._table_path()
         table = tables.load(path, self.conditions) if path.is_file() else tables.SplitTable(self.conditions)
         table.add(split, tried[split])
         table.save(path)
-        self.say(f"searched {len(tried)} splits of {ids.shape[1]} tokens: {_joined(split)}; kept in {path}")
+        self.say(f"searched {len(tried)} splits of {tokens} tokens: {_joined(split)}; kept in {path}")
         return split
 
     def _table(self) -> tables.SplitTable:
@@ -165,12 +178,13 @@ class Session:
                 "wait_shares": timing.wait_shares(),
                 "link_bytes": timing.links(),
                 "first_token": timing.token,
+                "split": timing.plan.split,
             }
-            if chain is not None and name != "chain":
-                bound = critical(self.flops, timing.plan.method, tokens, timing.plan.ranks) / critical(
-                    self.flops, "chain", tokens, len(split)
-                )
-                methods[name] |= {"over_chain": timing.median / chain.median, "bound": bound}
+            if chain is not None and timing is not chain:
+                plan, ratio = timing.plan, timing.median / chain.median
+                work = critical(self.flops, plan.method, tokens, plan.ranks, plan.split)
+                bound = work / critical(self.flops, "chain", tokens, len(split))
+                methods[name] |= {"over_chain": ratio, "bound": bound, "reached": ratio / min(bound, limit)}
         return {
             "tokens": tokens,
             "split": list(split),
@@ -187,13 +201,16 @@ class Session:
             f"processes with {shown.threads} thread(s), {shown.backend}, link {shown.link}; torch {shown.torch}, "
             f"transformers {shown.transformers}; median (least-most) of {result['repeats']}"
         )
-        self.say(f"{'':22}{'first token, s':>22}{'chain is':>10}{'bound':>8}{'ceiling':>9}   waiting, sent")
+        self.say(
+            f"{'':22}{'first token, s':>22}{'chain is':>10}{'bound':>8}{'ceiling':>9}{'of less':>9}   waiting, sent"
+        )
         for name, found in result["methods"].items():
             times = f"{found['median_s']:.3f} ({min(found['ttft_s']):.3f}-{max(found['ttft_s']):.3f})"
-            ratio = f"{found['over_chain']:>9.2f}x{found['bound']:>7.2f}x" if "bound" in found else f"{'':18}"
-            # A gather has as many processes as the chain: what the machine does with two is in both.
-            limit = f"{result['ceiling']:>8.2f}x" if name in ("one", "chunked") and "bound" in found else f"{'':9}"
-            self.say(f"{NAMES[name]:22}{times:>22}{ratio}{limit}   {_shares(found)}")
+            ratio = f"{'':36}"
+            if "bound" in found:
+                ratio = f"{found['over_chain']:>9.2f}x{found['bound']:>7.2f}x{result['ceiling']:>8.2f}x"
+                ratio += f"{100 * found['reached']:>7.0f} %"
+            self.say(f"{NAMES.get(name, name):22}{times:>22}{ratio}   {_shares(found)}")
         tokens = {tuple(found["first_token"]) for found in result["methods"].values()}
         if len(tokens) > 1:
             self.say(f"first tokens differ between methods, within rounding of nearly equal logits: {sorted(tokens)}")
