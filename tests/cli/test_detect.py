@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from lightsleeper.cli.detect import pronunciations
+from lightsleeper.cli.typed_keywords import pronounced
+from lightsleeper.data.lexicon import Lexicon
 from tiny_matcher import tiny_runs
 
 RUN = "20260101-000000-abcd"
@@ -76,7 +77,8 @@ def test_pronunciations_override_the_lexicon(cli, wav):
     plain = json.loads(_detect(cli, "--keyword", "light", str(wav), "--json").out)[0]["score"]
     own = json.loads(_detect(cli, "--keyword", "light", "--pronounce", "S IH1 R IY0", str(wav), "--json").out)[0]
     assert own["score"] != plain
-    assert pronunciations(["hey siri", "stop"], ["siri=S IH1 R IY0", "stop=S"]) == {"siri": "S IH1 R IY0", "stop": "S"}
+    given = pronounced(["hey", "siri", "stop"], ["siri=S IH1 R IY0", "stop=S"], Lexicon.default())
+    assert given == {"siri": [("S", "IH1", "R", "IY0")], "stop": [("S",)]}
 
 
 def test_guessed_pronunciations_are_told(cli, wav):

@@ -45,14 +45,12 @@ class Cohort:
         matcher: ManyKeywords,
         frames: Mapping[str, NDArray],
         scores: NDArray[np.floating],
-        stretches: NDArray[np.int64],
         rows: NDArray[np.intp],
     ) -> NDArray[np.float32]:
-        """``scores`` (n,) of the keywords' ``rows`` (n,) on their ``stretches`` (n, 2), in standard deviations of their
-        cohort's scores on the same stretch above its mean."""
+        """``scores`` (n,) of the keywords' ``rows`` (n,) on ``frames``, in standard deviations of their cohort's scores
+        above its mean."""
         others = (rows[:, None] * self.size + np.arange(self.size)).ravel()
-        found = matcher.match(frames, self.enrolled, stretches.repeat(self.size, 0), others)["score"]
+        found = matcher.match(frames, self.enrolled, rows=others)["score"]
         cohort = np.maximum(found.reshape(len(rows), self.size), LOWEST)
-        return ((np.maximum(scores, LOWEST) - cohort.mean(1)) / np.maximum(cohort.std(1), LEAST_SPREAD)).astype(
-            np.float32
-        )
+        above = np.maximum(scores, LOWEST) - cohort.mean(1)
+        return (above / np.maximum(cohort.std(1), LEAST_SPREAD)).astype(np.float32)

@@ -1,13 +1,16 @@
 """Typed keywords in a stream: samples in, events out, whatever the number of keywords and of samples a call.
 
-Every hop the encoder hears the last window, once for all keywords; each keyword is matched on the stretch of it where
-its phones fit best (`deploy.segments`), and a score that reaches the threshold is an event. Published is a matcher of
-clips only; window, hop and all that follows are ours. Between two calls it keeps one window of samples and the events
-that are still inside it.
+Published is a matcher of clips only; how to stream is ours. Every hop the encoder hears the last window, once for all
+keywords, and for each keyword the stretch is found where its phones fit best (`deploy.segments`). The best stretch that
+was not looked at before is then looked at: it goes through encoder and matcher alone, as clips did in training, with
+all keywords that fit about there. (Matched on the window's own frames instead, 0.8 s of silence or of other words on
+both sides cost a keyword as much score as lies between a median one and the threshold.)
+
+Between two calls it keeps one window of samples, and what was looked at and told that is still inside it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +22,10 @@ from lightsleeper.deploy.many_keywords import Enrolled, ManyKeywords
 from lightsleeper.errors import UserError
 
 WINDOW_S, HOP_S = 2.0, 0.24
-LEAST_FIT = -6.0
-"""Log-probability a phone below which a stretch is not matched at all. Of 720 validation clips that say the phrase none
-fitted below -2.7, of 150 digits by people none below -5.7; of clips that say something else, a third to a half do."""
+SLOW_PHONE_S, AROUND_S = 0.11, 0.3  # a slow speaker's phone (9 a second), and what is kept around a keyword
+LEAST_FIT = -5.0
+"""Log-probability a phone below which a stretch is not looked at. Of 720 validation clips that say the phrase none
+fitted below -2.7, of 150 digits by people 3; of clips that say something else, about half do."""
 SAME = 0.5  # of the stretch that two keywords cover: more in common, and only the better one was said
 
 
@@ -49,11 +53,11 @@ class KeywordStream:
         matcher: the graphs.
         enrolled: the keywords.
         threshold: of the score; None: the one stored with the model.
-        window_s: what the encoder hears at once. Keywords must fit into it.
+        window_s: what the encoder hears at once. None: 2 s, or what the longest keyword takes of a slow speaker.
         hop_s: from one window to the next.
         wait_s: an event waits so long for a better one in its place.
         cohort: scores are measured against those of other texts; None: as they are.
-        least_fit: see `LEAST_FIT`; minus infinity matches every keyword in every window.
+        least_fit: see `LEAST_FIT`; minus infinity looks at something in every window.
 
     Example::
 
@@ -71,12 +75,13 @@ class KeywordStream:
         matcher: ManyKeywords,
         enrolled: Enrolled,
         threshold: float | None = None,
-        window_s: float = WINDOW_S,
+        window_s: float | None = None,
         hop_s: float = HOP_S,
         wait_s: float = 0.0,
         cohort: Cohort | None = None,
         least_fit: float = LEAST_FIT,
     ) -> None:
+        window_s = longest_s(enrolled) if window_s is None else window_s
         if not 0 < hop_s <= window_s:
             raise UserError(f"a window of {window_s:g} s and a hop of {hop_s:g} s: expected 0 < hop <= window.")
         if not wait_s >= 0:
@@ -95,6 +100,7 @@ class KeywordStream:
         self._rest = Rest(self.hop)
         self._waiting: list[KeywordEvent] = []
         self._told: list[KeywordEvent] = []
+        self._looked: list[tuple[int, int, int]] = []  # row, first and last sample
 
     @property
     def seconds(self) -> float:
@@ -111,33 +117,58 @@ class KeywordStream:
         found = self.push(np.zeros(-len(self._rest) % self.hop, np.float32)) if len(self._rest) else []
         return found + self._settle(math.inf)
 
-    def scores(self, audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.intp]]:
-        """Of one window (S,): the best score of each keyword (K,), -inf where it does not fit; its stretch (K, 2) in
-        frames; and the row (K,) that reached it."""
-        frames = self.matcher.encode(audio)
-        fit, stretches = self.matcher.segments(frames, self.enrolled)
-        rows = np.flatnonzero(fit >= self.least_fit)
-        scores = np.full(len(fit), -np.inf, np.float32)
-        if len(rows):
-            scores[rows] = self.matcher.match(frames, self.enrolled, stretches[rows], rows)["score"]
-            if self.cohort is not None:
-                scores[rows] = self.cohort.measured(self.matcher, frames, scores[rows], stretches[rows], rows)
-        best = self.enrolled.best(scores)
-        return scores[best], stretches[best], best
-
     def _hear(self, hop: NDArray[np.float32]) -> list[KeywordEvent]:
         self._heard = np.concatenate([self._heard, hop])[-self.window :]
         self._samples += len(hop)
-        scores, stretches, rows = self.scores(self._heard)
-        begin_s = self.seconds - len(self._heard) / self.sample_rate
-        for keyword in np.argsort(-scores, kind="stable"):
-            if not scores[keyword] >= self.threshold:
-                break
-            first, end = (begin_s + stretches[keyword] * self.matcher.frame_s).tolist()
-            text, row = self.enrolled.texts[keyword], int(rows[keyword])
-            self._offer(KeywordEvent(text, row, first, min(end, self.seconds), float(scores[keyword]), self.seconds))
-        self._told = [event for event in self._told if event.end_s > begin_s]
+        begin = self._samples - len(self._heard)
+        frame = round(self.matcher.frame_s * self.sample_rate)
+        fit, stretches = self.matcher.segments(
+            self.matcher.encode(self._heard), self.enrolled, self._earliest(begin, frame)
+        )
+        places = begin + np.minimum(stretches * frame, len(self._heard))  # samples of the stream
+        self._told = [event for event in self._told if event.end_s * self.sample_rate > begin]
+        self._looked = [seen for seen in self._looked if seen[2] > begin]
+        rows = self._next(fit, places, frame)
+        if len(rows):
+            self._look(rows, *places[rows[0]].tolist())
         return self._settle(self.seconds)
+
+    def _earliest(self, begin: int, frame: int) -> NDArray[np.int64]:
+        """The first frame (R,) of the window, which starts at sample ``begin``, that a row may start in: a keyword that
+        was told is looked for after it."""
+        ends = {event.keyword: round(event.end_s * self.sample_rate) for event in self._told}
+        told = [ends.get(self.enrolled.texts[owner], begin) for owner in self.enrolled.owner]
+        return (np.array(told) - begin) // frame
+
+    def _next(self, fit: NDArray[np.float32], places: NDArray[np.int64], frame: int) -> NDArray[np.intp]:
+        """Rows to look at together, the best first: those in its place; none where all that fit were looked at."""
+        order = np.argsort(-fit, kind="stable")
+        order = order[fit[order] >= self.least_fit]
+        seen = np.array(self._looked, np.int64).reshape(-1, 3)
+        for row in order:
+            near = np.abs(seen[:, 1:] - places[row]).max(1, initial=0) <= frame
+            if (near & (seen[:, 0] == row)).any():
+                continue
+            others = [other for other in order if other != row and _shared(places[row], places[other]) > SAME]
+            rows = np.array([row, *others])
+            self._looked += [(int(other), *places[other].tolist()) for other in rows]
+            return rows
+        return order[:0]
+
+    def _look(self, rows: NDArray[np.intp], first: int, end: int) -> None:
+        """Match ``rows`` on a stretch of the stream, given in samples, and offer what reaches the threshold."""
+        begin = self._samples - len(self._heard)
+        frames = self.matcher.encode(self._heard[first - begin : end - begin])
+        scores = self.matcher.match(frames, self.enrolled, rows=rows)["score"]
+        if self.cohort is not None:
+            scores = self.cohort.measured(self.matcher, frames, scores, rows)
+        for place in np.argsort(-scores, kind="stable"):
+            if not scores[place] >= self.threshold:
+                break
+            row = int(rows[place])
+            times = (first / self.sample_rate, end / self.sample_rate)
+            text = self.enrolled.texts[self.enrolled.owner[row]]
+            self._offer(KeywordEvent(text, row, *times, float(scores[place]), self.seconds))
 
     def _offer(self, event: KeywordEvent) -> None:
         """Let ``event`` wait, unless it was told already or something better is in its place."""
@@ -164,10 +195,18 @@ class KeywordStream:
 
 def _same(a: KeywordEvent, b: KeywordEvent) -> bool:
     """Whether both cannot have been said: one keyword twice in one place, or two in mostly the same."""
-    common = min(a.end_s, b.end_s) - max(a.start_s, b.start_s)
-    if a.keyword == b.keyword:
-        return common > 0
-    return common > SAME * (max(a.end_s, b.end_s) - min(a.start_s, b.start_s))
+    shared = _shared((a.start_s, a.end_s), (b.start_s, b.end_s))
+    return shared > (0 if a.keyword == b.keyword else SAME)
+
+
+def _shared(a: Sequence[float] | NDArray, b: Sequence[float] | NDArray) -> float:
+    """What two stretches have in common, as a share of what they cover together."""
+    return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) / (max(a[1], b[1]) - min(a[0], b[0]))
+
+
+def longest_s(enrolled: Enrolled) -> float:
+    """Seconds of a window that every keyword fits into."""
+    return max(WINDOW_S, AROUND_S + SLOW_PHONE_S * max(len(keyword.phones) for keyword in enrolled.keywords))
 
 
 def detect_stream(stream: KeywordStream, audio: NDArray) -> Iterator[KeywordEvent]:

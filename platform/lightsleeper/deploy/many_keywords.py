@@ -157,11 +157,13 @@ class ManyKeywords:
         values["frame_count"] = end - first
         return self.matcher.run(values)
 
-    def segments(self, frames: Mapping[str, NDArray], enrolled: Enrolled) -> tuple[NDArray, NDArray[np.int64]]:
-        """How well the best stretch for each row fits its phones (R,), and the stretches (R, 2)."""
+    def segments(
+        self, frames: Mapping[str, NDArray], enrolled: Enrolled, earliest: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """How well the best stretch for each row fits its phones (R,), and the stretches (R, 2); as `best_segments`."""
         if "log_probs" not in frames:
             raise UserError(f"{self.encoder.name} gives no log_probs to find keywords in a stream by.")
-        return best_segments(frames["log_probs"][0], enrolled.sought)
+        return best_segments(frames["log_probs"][0], enrolled.sought, earliest)
 
 
 def has_graphs(path: str | Path) -> bool:

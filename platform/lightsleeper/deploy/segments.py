@@ -39,11 +39,15 @@ class Sought:
         return cls(states, skip, 2 * counts - 2)
 
 
-def best_segments(log_probs: NDArray[np.floating], sought: Sought) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def best_segments(
+    log_probs: NDArray[np.floating], sought: Sought, earliest: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Fit (R,), at most 0, a phone, and stretches (R, 2) in frames with their margin, of log-probabilities (N, C).
 
-    A keyword with more phones than there are frames fits with about -1e9 and gets all frames.
+    ``earliest`` (R,): frames that the first phone may not precede; None: 0. A keyword with more phones than there are
+    frames fits with about -1e9 and gets all frames.
     """
+    earliest = np.zeros(len(sought.states), np.int64) if earliest is None else earliest
     frames, (rows, states) = len(log_probs), sought.states.shape
     cost = (log_probs - log_probs.max(1, keepdims=True)).astype(np.float32)[:, sought.states]  # (N, R, S)
     score = np.full((rows, states + 2), _NEVER, np.float32)  # two more on the left, for steps from nowhere
@@ -56,7 +60,10 @@ def best_segments(log_probs: NDArray[np.floating], sought: Sought) -> tuple[NDAr
         choices[0] = score[:, 2:]
         choices[1] = score[:, 1:-1]
         np.add(score[:, :-2], sought.skip, out=choices[2])
-        choices[1, :, 0], origin[:, 1] = 0.0, time  # a path may begin here
+        choices[1, :, 0], origin[:, 1] = (
+            np.where(time >= earliest, np.float32(0), _NEVER),
+            time,
+        )  # a path may begin here
         step = choices.argmax(0)
         score[:, 2:] = np.take_along_axis(choices, step[None], 0)[0] + cost[time]
         score[:, 1] = _NEVER
