@@ -13,7 +13,7 @@ from lightsleeper.nn.partition import dsp_partition
 from models.batches import TINY_ENCODER, keyword_batch, random_batch
 from models.test_kws_p2v import hear_everything, vectors
 
-KINDS = [{"verifier": "gru"}, {"verifier": "aligned"}, {"verifier": "aligned", "use_hidden": True}]
+KINDS: list[dict[str, Any]] = [{"verifier": "gru"}, {"verifier": "aligned"}]
 
 
 def _model(**options: Any) -> KeywordPhoneme:

@@ -49,8 +49,8 @@ class KeywordPhoneme(KeywordFamily):
         verifier: gru, published, reads the agreement matrix; aligned, ours, reads the encoder's posteriors phone by
             phone, on an alignment of its own; none leaves the untrained scores.
         width: Width of the verifier. Unknown of the published one; 144 fits its reported size.
-        pooling: aligned: a keyword's score from its phones': product (all were said), mean, or worst.
-        use_hidden: aligned: it reads each run's mean encoder frame too, which fits the training voices better.
+        pooling: aligned: a keyword's score from its phones': product (all were said), root (that over the root of their
+            number), mean, or worst.
         dropout: aligned: dropout before and after its recurrence.
         easy_negatives: Other clips' texts per clip, where batches bring no random negatives of their own.
         train_encoder: Train the encoder too, with its CTC loss added; the table follows.
@@ -74,8 +74,7 @@ class KeywordPhoneme(KeywordFamily):
         alignment: Alignment = "matrix",
         verifier: Verifier = "gru",
         width: int = 144,
-        pooling: Pooling = "product",
-        use_hidden: bool = False,
+        pooling: Pooling = "root",
         dropout: float = 0.0,
         easy_negatives: int = 2,
         train_encoder: bool = False,
@@ -105,14 +104,13 @@ class KeywordPhoneme(KeywordFamily):
         if verifier == "gru":
             self.verifier = AgreementVerifier(dim, width)
         elif verifier == "aligned":
-            self.verifier = AlignedVerifier(dim, width, pooling, use_hidden, dropout)
+            self.verifier = AlignedVerifier(width, pooling, dropout)
         self.register_buffer("fusion", torch.full((len(parts),), 1 / len(parts)))
         self._architecture |= {
             "alignment": alignment,
             "verifier": verifier,
             "width": width,
             "pooling": pooling,
-            "use_hidden": use_hidden,
             "score": score,
         }
         if start is not None:
@@ -183,7 +181,7 @@ class KeywordPhoneme(KeywordFamily):
             found = self.verifier(hidden, cosine, cuts, counts)
         elif isinstance(self.verifier, AlignedVerifier):
             cuts = self.verifier.align(log_probs, frames, phones, counts)
-            found = self.verifier(hidden, log_probs, phones, cuts, counts)
+            found = self.verifier(log_probs, phones, cuts, counts)
         else:
             return scores, cuts
         return {"verifier": torch.where(cuts[:, -1] > 0, found, IMPOSSIBLE), **scores}, cuts

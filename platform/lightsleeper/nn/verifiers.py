@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from lightsleeper.nn.alignment import monotone_cuts, runs
 from lightsleeper.nn.gru import GRU
-from lightsleeper.phones import BLANK, CLASSES
+from lightsleeper.phones import BLANK
 
-Pooling = Literal["product", "mean", "worst"]
-SHARPNESS = 1.0  # of the soft minimum over phones, per unit of log-probability
+Pooling = Literal["product", "root", "mean", "worst"]
+"""Of log-probabilities of phones: their sum (all were said), that over the root of their number, their mean, or a soft
+minimum. A sum makes long keywords score low whoever speaks, a mean lets one wrong phone of many pass."""
 FLOOR = -20.0  # log-probabilities below it are as good as impossible
 
 
@@ -46,68 +47,59 @@ class AgreementVerifier(nn.Module):
 
 
 class AlignedVerifier(nn.Module):
-    """Phone by phone: what the posteriors say of it and of its rivals, both neighbours heard, one logit.
+    """Phone by phone: how well its run explains it, both neighbours heard, one logit; then all phones as one score.
 
-    A keyword's score is the log-probability that all of its phones were said (``product``), its mean over phones
-    (``mean``), or that of the worst one (``worst``, a soft minimum).
+    It sees no phone's name, so it cannot learn which texts are likely: made-up confusables are always wrong in
+    training, real keywords half of the time. It sees no encoder frames, which fit the voices of training.
     """
 
-    def __init__(self, dim: int, width: int, pooling: Pooling, use_hidden: bool, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, pooling: Pooling, dropout: float = 0.0) -> None:
         super().__init__()
-        self.pooling, self.use_hidden = pooling, use_hidden
-        self.norm = nn.LayerNorm(EVIDENCE)
-        self.evidence = nn.Linear(EVIDENCE + (dim if use_hidden else 0), width)
-        self.phone = nn.Embedding(CLASSES, width)
+        self.pooling = pooling
+        self.evidence = nn.Linear(EVIDENCE, width)
         self.dropout = nn.Dropout(dropout)
-        self.forward_gru, self.backward_gru = GRU(3 * width, width), GRU(3 * width, width)
+        self.forward_gru, self.backward_gru = GRU(width, width), GRU(width, width)
         self.logit = nn.Linear(2 * width, 1)
 
     def align(self, log_probs: Tensor, frames: Tensor, phones: Tensor, counts: Tensor) -> Tensor:
-        """Cuts (B, M+1) by the phones' own posteriors without blank, log-probs (B, N, C), damped where blank is
+        """Cuts (B, M+1) by the phones' own posteriors without blank, log_probs (B, N, C), damped where blank is
         likely: frames that say nothing may belong to any phone."""
         spoken, own = _without_blank(log_probs, phones)
         return monotone_cuts(own * spoken[:, None, :], frames, counts)
 
-    def forward(self, hidden: Tensor, log_probs: Tensor, phones: Tensor, cuts: Tensor, counts: Tensor) -> Tensor:
-        """Scores (B,), at most 0, of hidden (B, N, d), log_probs (B, N, C) and phones (B, M)."""
-        inside = runs(cuts, hidden.shape[1]).to(hidden.dtype)
-        found = self.norm(evidence(log_probs, phones, inside))
-        if self.use_hidden:
-            weight = inside * (1 - log_probs[..., BLANK].exp())[:, None, :]
-            mean = (weight @ hidden) / weight.sum(-1, keepdim=True).clamp_min(1e-3)
-            found = torch.cat([found, mean], dim=-1)
-        x, phone = F.silu(self.evidence(found)), self.phone(phones)
-        x = self.dropout(torch.cat([x, phone, x * phone], dim=-1))
-        real = torch.arange(phones.shape[1], device=phones.device) < counts[:, None]
-        back = (counts[:, None] - 1 - torch.arange(phones.shape[1], device=phones.device)).clamp_min(0)
-        back = back[:, :, None]
-        reversed_ = self.backward_gru(x.gather(1, back.expand(-1, -1, x.shape[-1])))
-        both = torch.cat([self.forward_gru(x), reversed_.gather(1, back.expand(-1, -1, reversed_.shape[-1]))], dim=-1)
-        said = F.logsigmoid(self.logit(self.dropout(both))[..., 0])  # (B, M)
-        return self.pool(said, real)
+    def forward(self, log_probs: Tensor, phones: Tensor, cuts: Tensor, counts: Tensor) -> Tensor:
+        """Scores (B,), at most 0, of log_probs (B, N, C) and phones (B, M)."""
+        inside = runs(cuts, log_probs.shape[1]).to(log_probs.dtype)
+        x = self.dropout(F.silu(self.evidence(evidence(log_probs, phones, inside) / SPREAD)))
+        place = torch.arange(phones.shape[1], device=phones.device)
+        mirrored = (counts[:, None] - 1 - place).clamp_min(0)[:, :, None].expand_as(x)
+        back = self.backward_gru(x.gather(1, mirrored)).gather(1, mirrored)
+        both = self.dropout(torch.cat([self.forward_gru(x), back], dim=-1))
+        return self.pool(F.logsigmoid(self.logit(both)[..., 0]), place < counts[:, None])
 
     def pool(self, said: Tensor, real: Tensor) -> Tensor:
         """A keyword's score (B,) from log-probabilities of its phones (B, M), ``real`` (B, M) of them no padding."""
         if self.pooling == "worst":
-            weight = (-SHARPNESS * said).masked_fill(~real, -1e4).softmax(1)
+            weight = (-said).masked_fill(~real, -1e4).softmax(1)
             return (weight * said).sum(1)
-        total = (said * real).sum(1)
-        return total / real.sum(1).clamp_min(1) if self.pooling == "mean" else total
+        total, count = (said * real).sum(1), real.sum(1).clamp_min(1).to(said.dtype)
+        return total / {"product": torch.ones_like(count), "root": count.sqrt(), "mean": count}[self.pooling]
 
 
-EVIDENCE = 8
+EVIDENCE = 3
+SPREAD = 5.0  # of evidence, in nats: brings it near one
 
 
 def evidence(log_probs: Tensor, phones: Tensor, inside: Tensor) -> Tensor:
     """What a run says of its phone: (B, M, EVIDENCE), of log_probs (B, N, C), phones (B, M), runs (B, M, N) as 0 / 1.
 
     A run explains phone q with probability prod(p_q + p_blank) - prod(p_blank): each frame is q or blank, one at least
-    is q. Against it stand the same for the best other phone (a substitution), blank alone (a deletion), and the best
-    path (all else). Beside these log-ratios: mean and highest log-posterior, non-blank mass, length.
+    is q. In logs: the phone against its best rival (a substitution), and against the run's best path (all else that
+    could be wrong); beside them its mean posterior where blank is not. Others were tried (deletion, peak, mass, length)
+    and gained nothing.
     """
     log_probs = log_probs.clamp_min(FLOOR)
     blank = log_probs[..., :1]
-    length = inside.sum(-1)
     silent = inside @ blank  # (B, M, 1)
     explained = inside @ torch.logaddexp(log_probs, blank)  # (B, M, C)
     explained = explained + torch.log1p(-(silent - explained).clamp(max=-1e-4).exp())
@@ -118,11 +110,8 @@ def evidence(log_probs: Tensor, phones: Tensor, inside: Tensor) -> Tensor:
     best = (inside @ log_probs.amax(-1, keepdim=True))[..., 0]
     spoken, posterior = _without_blank(log_probs, phones)
     weight = inside * spoken[:, None, :]
-    mass = weight.sum(-1)
-    mean = (weight * posterior).sum(-1) / mass.clamp_min(1e-3)
-    peak = torch.where(inside > 0, log_probs.mT.gather(1, index.expand(-1, -1, inside.shape[2])), FLOOR).amax(-1)
-    columns = [own - rival, own - silent[..., 0], own - best, rival - best, mean, peak, mass, length.log1p()]
-    return torch.stack([column.clamp(-30.0, 30.0) for column in columns], dim=-1)
+    mean = (weight * posterior).sum(-1) / weight.sum(-1).clamp_min(1e-3)
+    return torch.stack([own - rival, own - best, mean], dim=-1).clamp(-30.0, 30.0)
 
 
 def _without_blank(log_probs: Tensor, phones: Tensor) -> tuple[Tensor, Tensor]:
