@@ -13,7 +13,8 @@ HELP = (
     "training step), overhead (`lightning run` against a bare Lightning script), dashboard (thousands of records into "
     "a page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
     "one), wakeword (wake-word families side by side, and against an engine), spotter (what a word spotter's gates "
-    "cost and save), prefill (a prompt read by several processes)."
+    "cost and save), prefill (a prompt read by several processes), asd (what context costs and buys an active-speaker "
+    "detector)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -24,7 +25,8 @@ METHODS = {
 }
 GROUPS = ("branches", "localisation", "bcresnet", "narrow", "ablation", "labels")  # of bench/wakeword_arms.py
 SPOTTER_GROUPS = ("gates", "penalty", "encoder")  # of bench/spotter_arms.py
-TRAINING = ("pdp", "subclone", "wakeword", "spotter")
+ASD_GROUPS = ("grid", "baselines", "whole", "flexible")  # of bench/asd_context.py
+TRAINING = ("pdp", "subclone", "wakeword", "spotter", "asd")
 """Hours of trainings, beside which others may measure: these take the machine's lock where they measure speed."""
 TARGET_LOADER = 0.05
 TARGET_OVERHEAD = 1.05
@@ -35,10 +37,10 @@ Kinds = Any  # what add_subparsers gives
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
         dest="what",
-        metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter|prefill",
+        metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter|prefill|asd",
         required=True,
     )
-    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _prefill):
+    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _prefill, _asd):
         add(kinds)
     for kind in kinds.choices.values():
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
@@ -153,6 +155,23 @@ def _prefill(kinds: Kinds) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="forecast: where blocks are timed")
     parser.add_argument("--times", metavar="FILE", help="forecast: times of blocks that were measured elsewhere")
     parser.add_argument("--save-times", metavar="FILE", help="forecast: keep the times of the blocks")
+
+
+def _asd(kinds: Kinds) -> None:
+    parser = kinds.add_parser("asd", help="active speakers: what context costs and buys, one sense against both")
+    parser.add_argument(
+        "--part", default="speed", choices=("speed", "context", "modality"), help="what to measure, default speed"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="context, modality: seeds of each training")
+    parser.add_argument(
+        "--only", nargs="+", metavar="GROUP", choices=ASD_GROUPS, help=f"context: {', '.join(ASD_GROUPS)}"
+    )
+    parser.add_argument("--collect", action="store_true", help="context, modality: no training, what is finished")
+    parser.add_argument("--workers", type=positive, metavar="N", help="context, modality: trainings at once, default 1")
+    parser.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
+    parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
 
 
 def main(args: argparse.Namespace) -> int:
