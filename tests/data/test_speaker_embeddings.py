@@ -6,9 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from lightsleeper.data.speaker_embeddings import SpeakerEmbeddings, packs
+from lightsleeper.data.speaker_embeddings import SpeakerEmbeddings
 from lightsleeper.deploy.export import write_onnx
 from lightsleeper.deploy.finalize import save_model
 from lightsleeper.errors import UserError
@@ -66,7 +64,8 @@ def test_the_encoder_sees_every_track_once(encoder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("lightsleeper.data.speaker_embeddings._embedded", refuse)
     again = SpeakerEmbeddings(encoder, Bars(8, 9), passes=2)
     again.setup()
-    assert torch.equal(again.training[1].columns["face_embedding"], first.training[1].columns["face_embedding"])
+    assert torch.equal(again.training.columns["face_embedding"], first.training.columns["face_embedding"])
+    assert len(again.training) == 16  # twice eight
     assert again.summary()["hash"] == first.summary()["hash"]
     with pytest.raises(AssertionError, match="made again"):  # other data are other vectors
         SpeakerEmbeddings(encoder, Bars(10, 9)).setup()
@@ -90,10 +89,10 @@ def test_a_folder_without_the_graph_and_faces_of_another_size_are_refused(encode
         SpeakerEmbeddings(encoder, Bars(), passes=0)
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=40), st.integers(1, 2000))
-def test_every_track_is_in_one_batch_and_no_batch_is_too_large(lengths: list[int], frames: int):
-    groups = packs(lengths, frames)
-    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
-    for group in groups:
-        shortest = min(lengths[index] for index in group)
-        assert len(group) * shortest <= frames or len(group) == 1
+def test_a_training_batch_holds_the_frames_it_may_cut_to_its_shortest_track(encoder: Path):
+    data = SpeakerEmbeddings(encoder, Bars(8, 9), batch_frames=40)
+    data.setup()
+    for batch in data.train_dataloader():
+        rows, frames = batch["label"].shape
+        assert rows * frames <= 40
+        assert batch["sound_embedding"].shape == batch["face_embedding"].shape == (rows, frames, 64)

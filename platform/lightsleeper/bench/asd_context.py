@@ -135,14 +135,8 @@ def report(result: dict[str, Any]) -> Iterator[str]:
     grid, gru = cells(rows), of_arm(rows, "gru")
     yield f"context: {len(rows)} trainings, seeds {', '.join(map(str, result['seeds']))}; test mAP, means over seeds"
     yield from _table("transformer of one layer", {at: mean(by.values()) for at, by in grid.items()})
-    yield from _table(
-        "one model, tested with each budget",
-        {
-            (int(past), int(future)): found
-            for key, found in result["flexible"].items()
-            for past, future in [key.split()]
-        },
-    )
+    one = {(past, future): found for past, future, found in result["flexible"]}
+    yield from _table("one model, tested with each budget", one)
     for arm, label in (("gru", "GRU"), ("bigru", "two GRUs, whole clip"), ("gru whole", "GRU, trained whole")):
         if by := of_arm(rows, arm):
             yield f"  {label:32}{mean(by.values()):8.4f}  ({', '.join(f'{one:.4f}' for one in by.values())})"

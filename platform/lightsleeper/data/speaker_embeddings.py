@@ -6,7 +6,6 @@ the hashes of that file and of the data.
 """
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,11 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from lightsleeper.data.module import DataModule, asked
 from lightsleeper.data.seeds import run_seed
+from lightsleeper.data.track_batches import FrameBudgetSampler
 from lightsleeper.errors import UserError
 from lightsleeper.files import cache_folder, content_hash, replacing, sha256
 from lightsleeper.run_folder import EXPORT
@@ -30,6 +30,7 @@ VERSION = 1
 GRAPH = "embed.onnx"
 _INPUTS = ("faces", "mfcc")
 _VECTORS = ("sound_embedding", "face_embedding")
+_DRAWS = ("augment", "batch_frames", "seed")  # arguments of data that are no part of its tracks
 
 Batch = dict[str, Any]
 
@@ -71,6 +72,12 @@ class Tracks:
                     texts.setdefault(name, []).append(str(value))
         return cls({name: torch.cat(parts) for name, parts in columns.items()}, lengths, texts)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Tracks"]) -> "Tracks":
+        """Without their texts."""
+        columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}
+        return cls(columns, [length for part in parts for length in part.lengths])
+
     def save(self, path: Path) -> None:
         facts = {"lengths": json.dumps(self.lengths), "texts": json.dumps(self.texts)}
         with replacing(path) as temporary:
@@ -90,7 +97,7 @@ class SpeakerEmbeddings(DataModule):
     Args:
         encoder: Run or export folder of a finished ActiveSpeaker.
         data: Whose tracks.
-        passes: How often the training tracks are embedded, each time as they are then augmented.
+        passes: How often the training tracks are embedded, each time augmented anew; an epoch is all of them.
         batch_frames: Frames of a training batch at most, all its tracks cut to the shortest. Published: 2000.
         seed: Of the order of the training tracks; null takes the run's.
 
@@ -129,9 +136,10 @@ class SpeakerEmbeddings(DataModule):
         self.test_names = asked(self.data, "test_names")
         self.key = content_hash([VERSION, sha256(self._graph), self._origin()])
         folder = cache_folder("speaker_embeddings", self.key)
-        self.training = [
-            self._kept(folder / f"train-{number}.safetensors", self._train) for number in range(self.passes)
-        ]
+        self.training = Tracks.joined([
+            self._kept(folder / f"train-{number}.safetensors", lambda number=number: self._train(number))  # type: ignore[misc]
+            for number in range(self.passes)
+        ])  # fmt: skip
         self.validation = self._kept(folder / "val.safetensors", lambda: _listed(self.data.val_dataloader())[0])
         self.tests = [
             self._kept(folder / f"test-{number}.safetensors", lambda loader=loader: loader)  # type: ignore[misc]
@@ -139,11 +147,19 @@ class SpeakerEmbeddings(DataModule):
         ]
 
     def _origin(self) -> Any:
+        """What the tracks are, and what their augmentation is drawn from."""
         summary = asked(self.data, "summary")()
-        return summary.get("hash") or repr(sorted(vars(self.data).get("_hparams", {}).items()))
+        return [
+            summary.get("hash"),
+            type(self.data).__name__,
+            [repr(getattr(self.data, name, None)) for name in _DRAWS],
+        ]
 
-    def _train(self) -> Iterable[Batch]:
-        return _listed(self.data.train_dataloader())[0]
+    def _train(self, number: int) -> Iterable[Batch]:
+        loader = _listed(self.data.train_dataloader())[0]
+        if hasattr(loader.batch_sampler, "set_epoch"):  # what augmentation is drawn from
+            loader.batch_sampler.set_epoch(number)
+        return loader
 
     def _kept(self, path: Path, batches: Any) -> Tracks:
         with FileLock(path.with_suffix(".lock")):  # several trainings wait for the first
@@ -155,10 +171,8 @@ class SpeakerEmbeddings(DataModule):
         return {**asked(self.data, "summary")(), "hash": self.key}
 
     def train_dataloader(self) -> DataLoader:
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
-        tracks = self.training[epoch % self.passes]
-        packing = _Packs(tracks.lengths, self.batch_frames, self.seed + epoch)
-        return DataLoader(tracks, batch_sampler=packing, collate_fn=_cut)  # type: ignore[arg-type]
+        packing = FrameBudgetSampler(self.training.lengths, self.batch_frames, self.seed)
+        return DataLoader(self.training, batch_sampler=packing, collate_fn=_cut)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.validation, batch_size=None)  # type: ignore[arg-type]
@@ -167,44 +181,10 @@ class SpeakerEmbeddings(DataModule):
         return [DataLoader(tracks, batch_size=None) for tracks in self.tests]  # type: ignore[arg-type]
 
 
-class _Packs(Sampler[list[int]]):
-    """Batches of tracks of about one length, drawn anew at every iteration."""
-
-    def __init__(self, lengths: Sequence[int], frames: int, seed: int) -> None:
-        self.lengths, self.frames = lengths, frames
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        return len(packs(self.lengths, self.frames))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(len(self.lengths), generator=self.generator).tolist()
-        groups = packs([self.lengths[index] for index in order], self.frames)
-        for number in torch.randperm(len(groups), generator=self.generator).tolist():
-            yield [order[index] for index in groups[number]]
-
-
 def _cut(rows: Sequence[Batch]) -> Batch:
     """Tracks as one batch, all as long as the shortest."""
     shortest = min(row["label"].shape[1] for row in rows)
     return {name: torch.cat([row[name][:, :shortest] for row in rows]) for name in (*_VECTORS, "label")}
-
-
-def packs(lengths: Sequence[int], frames: int) -> list[list[int]]:
-    """Numbers of tracks by batch: sorted by length, as many as hold ``frames`` when all are cut to the shortest.
-
-    >>> packs([30, 10, 29, 50], 60)
-    [[1], [2, 0], [3]]
-    """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        first = groups and lengths[groups[-1][0]]
-        alike = groups and lengths[index] <= math.ceil(1.25 * first)  # cut no more than a fifth away
-        if alike and first * (len(groups[-1]) + 1) <= frames:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
 
 
 def _embedded(graph: Path, batches: Iterable[Mapping[str, Any]]) -> Iterator[Batch]:
