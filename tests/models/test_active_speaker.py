@@ -218,3 +218,14 @@ def test_the_exported_step_run_over_a_clip_gives_the_scores_of_the_clip(tmp_path
         found.append(torch.from_numpy(out["score"]))
         assert out["ready"].tolist() == [float(step >= 2)] * 2
     torch.testing.assert_close(torch.stack(found[2:], 1), model({"faces": faces, "mfcc": mfcc}), rtol=0, atol=1e-4)
+
+
+def test_it_trains_in_mixed_precision():
+    torch.manual_seed(0)
+    model, data = ActiveSpeaker(**SMALL, future_frames=1), batch()
+    plain = model.losses(data)["fused"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.losses(data)["fused"]
+    mixed.backward()
+    assert mixed.item() == pytest.approx(plain.item(), rel=0.1)
+    assert all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())

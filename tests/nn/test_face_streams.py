@@ -166,3 +166,20 @@ def test_a_wrong_number_of_mfcc_frames_is_refused():
     net, (faces, mfcc) = network(SPECS["past"]), clip(2, 0)
     with pytest.raises(ValueError, match="4 MFCC frames belong to a video frame; got 8"):
         FaceStreams(net).step({"a": faces[0, 0]}, mfcc[0])
+
+
+@pytest.mark.slow
+def test_ten_thousand_frames_of_a_whole_network_leave_the_process_as_large_as_it_was():
+    import resource
+
+    net = network(FusionSpec(layers=2, past=8, future=2)).float()
+    streams, (faces, mfcc) = FaceStreams(net), clip(50, 0)
+    for number in range(10_000):
+        at = number % 50
+        streams.step({"a": faces[0, at], "b": faces[0, 49 - at]}, mfcc[0, 4 * at : 4 * at + 4])
+        assert streams.state_bytes() == 2 * net.state_bytes()
+        if number == 1000:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
+    )  # kB; a map a frame would be 500 MB
