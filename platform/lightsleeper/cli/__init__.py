@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "subclone": ("lightsleeper.cli.subclone", "start a smaller transformer from a larger one's weights"),
     "ttft": ("lightsleeper.cli.ttft", "time to first token of a language model on several processes"),
     "bench": ("lightsleeper.cli.bench", "measure an exported file or a kernel"),
-    "data": ("lightsleeper.cli.data", "build, inspect or hear the data of a recipe, or speak its texts"),
+    "data": ("lightsleeper.cli.data", "build, inspect, hear or see the data of a recipe, or speak its texts"),
     "detect": ("lightsleeper.cli.detect", "find a keyword in audio files or a microphone"),
     "listen": ("lightsleeper.cli.listen", "run a wake-word detector over recordings or a microphone"),
     "doctor": ("lightsleeper.cli.doctor", "versions, devices, tracking and disk of this machine"),

@@ -1,4 +1,4 @@
-"""`lightning data`: build, inspect or listen to the data of a recipe, or have its texts spoken by another engine."""
+"""`lightning data`: build, inspect, hear or see the data of a recipe, or have its texts spoken by another engine."""
 
 import argparse
 from pathlib import Path
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import lightning as L
 
 HELP = (
-    "Build the data of a recipe, show what it holds, write clips to listen to, or have its test texts spoken by an "
-    "engine that no model was trained on. Only `data:` of the recipe is used."
+    "Build the data of a recipe, show what it holds, write clips to hear or to see, or have its test texts spoken by "
+    "an engine that no model was trained on. Only `data:` of the recipe is used."
 )
 SHORTCUT_LIMIT = 0.55  # of AUC on hard pairs, for scorers that cannot know what was said
 CHECKED = ("duration", "phone_count", "text")  # duration_and_count is a fair cue, shown but not judged
@@ -24,11 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("build", "make the data, as a run would, and say where it lies"),
         ("inspect", "sizes of the parts, what they share, and checks for shortcuts"),
         ("listen", "write some clips as wav, with labels.csv"),
+        ("watch", "write some face tracks as pictures and videos, with labels.csv"),
         ("speak", "have another engine say the test texts, as a folder for `evaluate --data`"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.add_argument("recipe", nargs="+", metavar="RECIPE", help="recipe, then overlays")
-        if name == "listen":
+        if name in ("listen", "watch"):
             action.add_argument("--count", type=positive, default=8, metavar="N", help="clips to write, default 8")
             action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
         if name == "speak":
@@ -43,9 +44,13 @@ def main(args: argparse.Namespace) -> int:
         return speak(args)
     data = data_module(args.recipe, args.overrides)
     data.prepare_data()
-    data.setup("test" if args.action == "listen" else "fit")
+    data.setup("test" if args.action in ("listen", "watch") else "fit")
     if args.action == "listen":
         listen(data, args.count, args.out)
+    elif args.action == "watch":
+        from lightsleeper.cli.data_watch import watch
+
+        watch(data, args.count, args.out)
     elif args.action == "inspect":
         return inspect(data)
     else:
