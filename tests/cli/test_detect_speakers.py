@@ -51,7 +51,6 @@ def test_scores_come_as_json(clip, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["talk.mp4"], "where are the faces? Give --tracks"),
         (["talk.mp4", "--tracks", "none.csv"], "none.csv: no such CSV file"),
         (["other.mp4", "--tracks", "faces.csv"], "has no face of 'other'; its videos: talk"),
         (["talk.mp4", "--tracks", "faces.csv", "--keyword", "x"], "--keyword is for words"),
@@ -80,3 +79,20 @@ def test_without_the_package_the_extra_is_named(clip, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "av", None)
     assert main(["detect", "model.onnx", clip, "--tracks", "faces.csv"]) == 2
     assert "pip install -e '.[video]'" in capsys.readouterr().err
+
+
+def test_faces_are_searched_for_where_no_boxes_are_given(clip, monkeypatch, capsys):
+    boxes = np.array([[0.1, 0.25, 0.4, 0.75], [0.6, 0.25, 0.9, 0.75]])
+    monkeypatch.setattr("lightsleeper.data.face_finder.require_finder", lambda: lambda picture: boxes)
+    assert main(["detect", "model.onnx", clip]) == 0
+    said = capsys.readouterr()
+    assert "2 faces in 1.6 s" in said.out
+    assert "0.40-1.20  face 1" in said.out
+    assert "faces are searched for" in said.err
+
+
+def test_without_a_detector_the_extra_or_boxes_are_asked_for(clip, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "skimage.feature", None)
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    assert main(["detect", "model.onnx", clip]) == 2
+    assert "pip install -e '.[faces]', or give --tracks FACES.csv" in capsys.readouterr().err

@@ -2,12 +2,15 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
+    from lightsleeper.data.ava_csv import Rows
     from lightsleeper.deploy.speaking import SpeakerModel
     from lightsleeper.deploy.speaking_clip import JudgedClip
 
@@ -16,7 +19,6 @@ _FOR_WORDS = ("keyword", "pronounce", "microphone", "plot")
 
 def main(path: Path, args: argparse.Namespace) -> int:
     check(args)
-    from lightsleeper.data.ava_csv import read_rows
     from lightsleeper.data.clip_tracks import runs_of
     from lightsleeper.data.video import require_av
     from lightsleeper.deploy.speaking_clip import draw_clip, judge_clip, plot
@@ -24,8 +26,9 @@ def main(path: Path, args: argparse.Namespace) -> int:
     require_av()
     out = Path(args.out or ".")
     files = [Path(name) for name in args.files]
-    rows = read_rows(Path(args.tracks), labels=False)
-    runs = {file: runs_of(rows, file.stem) for file in files}  # refused before a model is opened
+    runs = {
+        file: runs_of(rows, file.stem) for file, rows in faces(files, args.tracks)
+    }  # refused before a model is opened
     model = open_model(path, args.threads, args.threshold)
     found = []
     for file in files:
@@ -46,10 +49,23 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} is for words; {args.source} judges who speaks in a video.")
     if args.no_trim:
         raise UserError(f"--no-trim is for words; {args.source} judges who speaks in a video.")
-    if args.tracks is None:
-        raise UserError("where are the faces? Give --tracks FACES.csv (AVA's columns; video_id is the file's name).")
     if args.out is not None and Path(args.out).is_file():
         raise UserError(f"--out {args.out} is a file; expected a folder.")
+
+
+def faces(files: list[Path], tracks: str | None) -> "Iterator[tuple[Path, Rows]]":
+    """The boxes of each video: those of the CSV file, or where there is none those that a small detector finds."""
+    if tracks is not None:
+        from lightsleeper.data.ava_csv import read_rows
+
+        rows = read_rows(Path(tracks), labels=False)
+        yield from ((file, rows) for file in files)
+        return
+    from lightsleeper.data.face_finder import find_faces, require_finder
+
+    finder = require_finder()
+    print("note: no --tracks, so faces are searched for; frontal ones are found best.", file=sys.stderr)
+    yield from ((file, find_faces(file, finder)) for file in files)
 
 
 def open_model(path: Path, threads: int, threshold: float | None) -> "SpeakerModel":
