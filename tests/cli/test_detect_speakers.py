@@ -89,6 +89,8 @@ def test_faces_are_searched_for_where_no_boxes_are_given(clip, monkeypatch, caps
     assert "2 faces in 1.6 s" in said.out
     assert "0.40-1.20  face 1" in said.out
     assert "faces are searched for" in said.err
+    assert main(["detect", "model.onnx", clip, "--tracks", "talk-faces.csv"]) == 0  # to be corrected and given again
+    assert "0.40-1.20  face 1" in capsys.readouterr().out
 
 
 def test_without_a_detector_the_extra_or_boxes_are_asked_for(clip, monkeypatch, capsys):

@@ -3,7 +3,7 @@ import pytest
 from deploy.face_graphs import PIXELS, clip_graph, step_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightsleeper.deploy.speaking import OnnxSpeakers, SpeakerStream, Step
+from lightsleeper.deploy.speaking import OnnxSpeakers, SpeakerStream, Step, TorchSpeakers
 from lightsleeper.errors import UserError
 
 MFCC = np.zeros((4, 13), np.float32)
@@ -91,3 +91,20 @@ def test_a_graph_that_judges_no_faces_is_refused(tmp_path):
         OnnxSpeakers(path)
     with pytest.raises(UserError, match="does not exist"):
         OnnxSpeakers(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("network", [{"fusion": "transformer", "future_frames": 2}, {"fusion": "bigru"}])
+def test_a_stream_of_a_torch_model_gives_the_scores_of_the_whole_track(network):
+    import torch
+    from lightsleeper.models.active_speaker import ActiveSpeaker
+
+    torch.manual_seed(0)
+    stream = SpeakerStream(TorchSpeakers(ActiveSpeaker(size="small", **network)))
+    rng = np.random.default_rng(0)
+    faces = rng.integers(0, 256, (12, 56, 56), dtype=np.uint8)
+    mfcc = rng.standard_normal((48, 13)).astype(np.float32)
+    found = [judged for t in range(12) for judged in stream.push({"a": faces[t]}, mfcc[4 * t : 4 * t + 4])]
+    found += stream.finish()
+    assert [frame for _, frame, _ in found] == list(range(12))
+    whole = stream.model.judge(faces, mfcc)
+    np.testing.assert_allclose([score for _, _, score in found], whole, atol=1e-5)

@@ -19,6 +19,7 @@ _FOR_WORDS = ("keyword", "pronounce", "microphone", "plot")
 
 def main(path: Path, args: argparse.Namespace) -> int:
     check(args)
+    from lightsleeper.data.ava_csv import write_boxes
     from lightsleeper.data.clip_tracks import runs_of
     from lightsleeper.data.video import require_av
     from lightsleeper.deploy.speaking_clip import draw_clip, judge_clip, plot
@@ -26,15 +27,17 @@ def main(path: Path, args: argparse.Namespace) -> int:
     require_av()
     out = Path(args.out or ".")
     files = [Path(name) for name in args.files]
-    runs = {
-        file: runs_of(rows, file.stem) for file, rows in faces(files, args.tracks)
-    }  # refused before a model is opened
+    boxes = dict(faces(files, args.tracks))
+    runs = {file: runs_of(rows, file.stem) for file, rows in boxes.items()}  # refused before a model is opened
     model = open_model(path, args.threads, args.threshold)
     found = []
     for file in files:
         clip = judge_clip(model, file, runs[file])
         found.append(clip)
         written = [draw_clip(clip, out / f"{file.stem}-speakers.mp4"), plot(clip, out / f"{file.stem}-speakers.png")]
+        if args.tracks is None:
+            written.append(out / f"{file.stem}-faces.csv")
+            write_boxes(written[-1], boxes[file])
         if not args.json:
             report(clip, written)
     if args.json:

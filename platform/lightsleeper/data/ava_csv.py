@@ -9,6 +9,7 @@ box, all of them labelled SPEAKING_AUDIBLE, each with a score. Beyond it, the vi
 compares only time and entity, whose name holds the video in AVA.
 """
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import replacing
 from lightsleeper.metrics.active_speaker import LABELS, SPEAKING
 
 BOX = ("entity_box_x1", "entity_box_y1", "entity_box_x2", "entity_box_y2")
@@ -124,10 +126,6 @@ def scores_of(predictions: Rows, truth: Rows) -> NDArray[np.float64]:
 
 def write_predictions(path: Path, rows: Rows, scores: Sequence[float] | NDArray) -> None:
     """A file that the official script, and `lightning evaluate`, take: the rows with a score each, without header."""
-    import csv
-
-    from lightsleeper.files import replacing
-
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for video, time, box, entity, score in zip(
@@ -137,9 +135,18 @@ def write_predictions(path: Path, rows: Rows, scores: Sequence[float] | NDArray)
             writer.writerow([video, repr(float(time)), *corners, LABELS[SPEAKING], entity, repr(float(score))])
 
 
+def write_boxes(path: Path, rows: Rows) -> None:
+    """A file of boxes without labels, under a header."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([name for name in COLUMNS if name != "label"])
+        for video, time, box, entity in zip(rows.video, rows.timestamp, rows.box, rows.entity, strict=True):
+            writer.writerow([video, repr(float(time)), *(f"{value:.6f}" for value in box), entity])
+
+
 def _table(path: Path, score: bool) -> tuple[pa.Table, int]:
     """All values as texts, and the line number of the first row."""
-    from pyarrow import csv
+    from pyarrow.csv import ConvertOptions, ReadOptions, read_csv
 
     if not path.is_file():
         raise UserError(f"{path}: no such CSV file.")
@@ -151,10 +158,10 @@ def _table(path: Path, score: bool) -> tuple[pa.Table, int]:
         names += [f"column {number + 1}" for number in range(len(names), len(first))]
         if len(first) < len(names):
             raise UserError(f"{path}: expected {len(names)} columns ({', '.join(names)}), found {len(first)}.")
-        table = csv.read_csv(
+        table = read_csv(
             path,
-            read_options=csv.ReadOptions(column_names=names, skip_rows=int(header)),
-            convert_options=csv.ConvertOptions(
+            read_options=ReadOptions(column_names=names, skip_rows=int(header)),
+            convert_options=ConvertOptions(
                 column_types={name: pa.string() for name in names}, strings_can_be_null=False
             ),
         )

@@ -216,7 +216,7 @@ class SpeakerStream:
 
 def _for_all(mfcc: Numbers, faces: Faces) -> Numbers:
     """Every face hears the same (N, 4, 13)."""
-    return np.ascontiguousarray(np.broadcast_to(mfcc[None], (len(faces), *mfcc.shape)))
+    return np.repeat(mfcc[None], len(faces), 0)
 
 
 def _threshold(facts: Mapping[str, str], given: float | None) -> float:
