@@ -34,7 +34,7 @@ _RMS, _JITTER_DB = 0.05, 4.0  # of a voice
 _GAIN_DB = (-20.0, 0.0)
 _LIGHT = ((0.7, 1.25), (0.75, 1.35), (-0.35, 0.35), (-0.3, 0.3))  # gain, gamma, brighter to the right, downwards
 _NOISE = (0.003, 0.04)
-FRAMES_PER_SCENE = 180  # of all faces together, about (measured 165); for the check of free space
+FRAMES_PER_SCENE = 180  # of all faces together, about (measured 174); for the check of free space
 
 SCHEMA = pa.schema(
     [

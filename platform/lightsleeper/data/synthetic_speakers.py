@@ -43,7 +43,7 @@ class SyntheticSpeakers(SpeakerTracks):
 
     Args:
         size: width and height of a face, pixels: 112 as published, 56 (ours) trains four times as fast.
-        train_scenes: scenes to train on, of about 165 frames (all faces together).
+        train_scenes: scenes to train on, of about 175 frames (all faces together).
         val_scenes: scenes to validate on.
         test_scenes: scenes of the test.
         sentences: different sentences in training; a fourth as many in validation, half as many in the test.
