@@ -180,6 +180,4 @@ def test_ten_thousand_frames_of_a_whole_network_leave_the_process_as_large_as_it
         assert streams.state_bytes() == 2 * net.state_bytes()
         if number == 1000:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
-    )  # kB; a map a frame would be 500 MB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024  # kB; a map a frame would be 500 MB
