@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from data.talking_video import HEADER, face_rows, write_video
+from deploy.face_graphs import clip_graph, step_graph
 from lightsleeper.cli import main
 
 BOX = "0.1,0.2,0.3,0.4"
@@ -48,3 +50,42 @@ def test_predictions_need_the_ground_truth_and_nothing_else_takes_it(files, caps
     assert "--truth TRUTH.csv" in capsys.readouterr().err
     assert main(["evaluate", "last", "--truth", files[1]]) == 2
     assert "--truth is for predictions" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clips(tmp_path, monkeypatch):
+    """A recipe of own clips, in which the brighter face speaks."""
+    pytest.importorskip("av")
+    monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path)
+    write(tmp_path / "faces.csv", [HEADER, *face_rows()])
+    write(
+        tmp_path / "clips.yaml",
+        ["# Own clips.", "model: {class_path: ActiveSpeaker}",
+         "data: {class_path: SpeakerClips, init_args: {path: ., size: 16, evaluate_only: true}}"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", [step_graph, clip_graph])
+def test_an_exported_file_is_judged_and_its_predictions_judge_alike(clips, tmp_path, capsys, graph):
+    graph(tmp_path / "model.onnx")
+    assert main(["evaluate", "model.onnx", "--data", "clips.yaml", "--predictions", "p.csv", "--json", "a.json"]) == 0
+    assert "written: p.csv" in capsys.readouterr().out
+    assert main(["evaluate", "p.csv", "--truth", "faces.csv", "--json", "b.json"]) == 0
+    first = json.loads((tmp_path / "a.json").read_text())["sets"]["test"]["shipped"]
+    second = json.loads((tmp_path / "b.json").read_text())["metrics"]
+    assert first["map"]["value"] == second["map"]["value"] == 1.0
+    assert first["f1"]["value"] == second["f1"]["value"]
+
+
+def test_faces_of_another_size_and_data_without_faces_are_refused(clips, tmp_path, capsys):
+    step_graph(tmp_path / "model.onnx")
+    recipe = (tmp_path / "clips.yaml").read_text()
+    write(tmp_path / "large.yaml", [recipe.replace("size: 16", "size: 32")])
+    assert main(["evaluate", "model.onnx", "--data", "large.yaml"]) == 2
+    assert "the data's faces have 32 pixels, the model takes 16" in capsys.readouterr().err
+    assert main(["evaluate", "model.onnx", "--data", "speech_commands"]) == 2
+    assert "active speakers need tracks of faces, not" in capsys.readouterr().err
+    assert main(["evaluate", "model.onnx", "--data", "clips.yaml", "--split", "val"]) == 2
+    assert "--split val: the data has no track there" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """`lightning evaluate`: judge an old run or an exported file on other data.
 
-Wake words: cli/evaluate_streams; word spotters: cli/evaluate_words; predictions of active speakers:
-cli/evaluate_speakers.
+Wake words: cli/evaluate_streams; word spotters: cli/evaluate_words; active speakers: cli/evaluate_speakers.
 """
 
 import argparse
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.sources import add_source, is_detector, is_spotter, locate, positive
+from lightsleeper.cli.sources import add_source, is_detector, is_spotter, judges_faces, locate, positive
 from lightsleeper.errors import UserError
 from lightsleeper.run_folder import RECIPE
 
@@ -45,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--negatives", nargs="+", metavar="FOLDER", help="recordings without it; no manifest needed"
     )
     wake_words.add_argument("--threshold", type=float, metavar="X", help="score to fire from; default: the model's own")
-    parser.add_argument("--truth", metavar="TRUTH.csv", help="labels of AVA, or a folder of them, for a PRED.csv")
+    speakers = parser.add_argument_group("active speakers")
+    speakers.add_argument("--truth", metavar="TRUTH.csv", help="labels of AVA, or a folder of them, for a PRED.csv")
+    speakers.add_argument(
+        "--predictions", metavar="PRED.csv", help="write the scores as AVA's official script takes them"
+    )
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads, default 1")
     parser.add_argument("--json", metavar="FILE", help="write all numbers, per word count too, to FILE")
 
@@ -54,10 +57,16 @@ def main(args: argparse.Namespace) -> int:
     if args.source.endswith(".csv"):
         from lightsleeper.cli import evaluate_speakers
 
-        return evaluate_speakers.main(args)
+        return evaluate_speakers.predictions(args)
     if args.truth is not None:
         raise UserError(f"--truth is for predictions in a CSV file; {args.source} is none.")
     path = locate(args.source, args.runs_dir)
+    if judges_faces(path):
+        from lightsleeper.cli import evaluate_speakers
+
+        return evaluate_speakers.main(path, args)
+    if args.predictions is not None:
+        raise UserError(f"--predictions is for active speakers; {args.source} judges no faces.")
     if is_detector(path):
         from lightsleeper.cli import evaluate_streams
 

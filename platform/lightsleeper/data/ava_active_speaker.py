@@ -197,6 +197,7 @@ class EntityTracks:
             entity=entity.name,
             video=entity.video,
             fps=frame_rate(times),
+            box=self.rows.box[entity.rows],
         )
 
 

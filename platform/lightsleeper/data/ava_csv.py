@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lightsleeper.data.track_source import Track
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.files import replacing
 from lightsleeper.metrics.active_speaker import LABELS, SPEAKING
@@ -133,6 +134,24 @@ def write_predictions(path: Path, rows: Rows, scores: Sequence[float] | NDArray)
         ):
             corners = (repr(float(value)) for value in box)
             writer.writerow([video, repr(float(time)), *corners, LABELS[SPEAKING], entity, repr(float(score))])
+
+
+def rows_of(tracks: Sequence[Track], path: Path) -> Rows:
+    """The frames of ``tracks`` as rows of a file ``path`` that is to be written, track after track."""
+    counts = [len(track.label3) for track in tracks]
+    whole = np.array([0.0, 0.0, 1.0, 1.0])
+    return Rows(
+        path=path,
+        video=np.repeat([track.video for track in tracks], counts),
+        timestamp=np.concatenate([track.timestamps for track in tracks]),
+        box=np.concatenate(
+            [np.tile(whole, (n, 1)) if t.box is None else t.box for t, n in zip(tracks, counts, strict=True)]
+        ),
+        label=np.concatenate([track.label3 for track in tracks]),
+        entity=np.repeat([track.entity for track in tracks], counts),
+        score=None,
+        line=np.arange(1, sum(counts) + 1),
+    )
 
 
 def write_boxes(path: Path, rows: Rows) -> None:

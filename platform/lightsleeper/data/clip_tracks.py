@@ -120,6 +120,7 @@ def tracks_of(path: Path, rows: Rows, size: int) -> list[Track]:
                 speakers=np.array(people, np.int64),
                 entity=run.name,
                 video=name,
+                box=np.stack([run.box(int(frame)) for frame in frames]),
             )
         )
     return found

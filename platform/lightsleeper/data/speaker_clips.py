@@ -25,7 +25,7 @@ CATALOG = ("SpeakerClips",)
 _VERSION = 1  # raise when tracks are cut otherwise
 _ARRAYS = {
     "faces": np.uint8, "audio": np.float32, "label3": np.int64, "timestamps": np.float64, "face_px": np.float32,
-    "speakers": np.int64,
+    "speakers": np.int64, "box": np.float64,
 }  # fmt: skip
 _SCHEMA = pa.schema([("entity", pa.string()), *((name, pa.large_binary()) for name in _ARRAYS)])
 
@@ -181,4 +181,5 @@ class ShardTracks:
 
     def track(self, number: int) -> Track:
         row = self._rows[number]
-        return Track(**{**row, "faces": row["faces"].reshape(-1, self.size, self.size)})
+        faces, box = row["faces"].reshape(-1, self.size, self.size), row["box"].reshape(-1, 4)
+        return Track(**{**row, "faces": faces, "box": box})

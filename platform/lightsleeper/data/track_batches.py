@@ -133,11 +133,16 @@ def judged(track: Track) -> dict[str, Any]:
     return {
         "faces": torch.from_numpy(track.faces.copy())[None],
         "mfcc": torch.from_numpy(mfcc_of_frames(track.audio, len(track.faces), fps=track.fps))[None],
+        **known(track),
+    }
+
+
+def known(track: Track) -> dict[str, Any]:
+    """All of `judged` but what is seen and heard."""
+    columns = {name: np.array(getattr(track, name)) for name in ("label3", "timestamps", "face_px", "speakers")}
+    return {
         "label": torch.from_numpy(track.label3 == SPEAKING).long()[None],
-        **{
-            name: torch.from_numpy(np.asarray(getattr(track, name)))[None]
-            for name in ("label3", "timestamps", "face_px", "speakers")
-        },
+        **{name: torch.from_numpy(column)[None] for name, column in columns.items()},
         **{name: getattr(track, name) for name in ("entity", "video", "situation")},
     }
 

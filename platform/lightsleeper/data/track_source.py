@@ -31,6 +31,8 @@ class Track:
     """What the track shows, where that is known; see `metrics.active_speaker.SITUATIONS`."""
     fps: float = FPS
     """Frames a second. MFCC windows are stretched where they are not 25, so that four fall on a frame."""
+    box: NDArray[np.float64] | None = None
+    """(T, 4) left, top, right, bottom as shares of the picture; None: the face is the picture."""
 
 
 class TrackSource(Protocol):
