@@ -8,6 +8,9 @@ from lightsleeper.dashboard.quantities import quantity
     ("name", "label", "better"),
     [
         ("test/auc_hard", "AUC (hard)", "higher"),
+        ("test/map_faces1", "mAP (1 face)", "higher"),
+        ("test/map_faces3", "mAP (3 faces)", "higher"),
+        ("test/auc_mouthing", "AUC (mouthing)", "higher"),
         ("test/unseen_words/auc_hard", "AUC (hard, unseen words)", "higher"),
         ("test/unseen_words/dsp_eer_easy_w1", "EER (dsp easy, 1 word, unseen words)", "lower"),
         ("val/eer_hard", "EER (hard, validation)", "lower"),

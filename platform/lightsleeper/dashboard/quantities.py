@@ -142,10 +142,11 @@ def _known(head: str) -> tuple[str, Better | None, str]:
 
 
 def _spoken(name: str) -> str:
-    """`w1` is one word: the pair metrics' own suffix."""
+    """`w1` is one word, `faces1` one face: suffixes of our own metrics."""
     text = " ".join(part for part in re.split(r"[_/]", name) if part)
+    text = re.sub(r"\bfaces(\d+)\b", lambda match: f"{match[1]} face{'' if match[1] == '1' else 's'}", text)
     return re.sub(r" ?\bw(\d+)\b", lambda match: f", {match[1]} word{'' if match[1] == '1' else 's'}", text).strip(", ")
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]  # mAP stays mAP

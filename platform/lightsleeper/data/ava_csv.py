@@ -192,18 +192,18 @@ def _table(path: Path, score: bool) -> tuple[pa.Table, int]:
 
 
 def _texts(table: pa.Table, name: str) -> NDArray[np.str_]:
-    return np.array(table.column(name).to_pylist(), str)
+    return table.column(name).to_numpy().astype(str)
 
 
 def _numbers(path: Path, table: pa.Table, name: str, line: NDArray) -> NDArray[np.float64]:
-    texts = table.column(name).to_pylist()
     try:
-        found = np.array(texts, np.float64)
-        bad = np.flatnonzero(~np.isfinite(found))
-    except ValueError:
-        bad = np.array([row for row, text in enumerate(texts) if not _is_number(text)])
-    if len(bad):
-        raise UserError(f"{path} line {line[bad[0]]}: {name} is '{texts[bad[0]]}', expected a number.")
+        found = table.column(name).cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid:  # which one, and whether Python reads it, is asked only then
+        texts = table.column(name).to_pylist()
+        found = np.array([float(text) if _is_number(text) else np.nan for text in texts])
+    if len(bad := np.flatnonzero(~np.isfinite(found))):
+        wrong = table.column(name)[int(bad[0])].as_py()
+        raise UserError(f"{path} line {line[bad[0]]}: {name} is '{wrong}', expected a number.")
     return found
 
 

@@ -27,7 +27,7 @@ from lightsleeper.files import free_bytes
 from lightsleeper.metrics.active_speaker import NOT_AUDIBLE, SPEAKING
 
 VERSION = 1
-"""Raise it whenever the same script would give other pictures or sounds: it is part of the folder's hash."""
+"""Raise it whenever the same spec would give other scenes, pictures or sounds: it is part of the folder's hash."""
 _SCENES = 16  # in a shard: 30 MB of faces of 112 pixels
 _OCCLUDED = 0.12  # share of tracks
 _RMS, _JITTER_DB = 0.05, 4.0  # of a voice
