@@ -128,7 +128,9 @@ def make_shard(folder: Path, job: SceneJob) -> None:
     torch.set_num_threads(1)
     corpus = Corpus(job.corpus)
     voices, texts = corpus.voices, corpus.texts
-    pool = NoisePool(NoiseSource(DrawnSpeech(corpus, corpus.clips(job.scenes[0].part))), job.scenes[0].seed % 2**31)
+    pool = NoisePool(
+        NoiseSource(DrawnSpeech(corpus, corpus.clips(job.scenes[0].part).tolist())), job.scenes[0].seed % 2**31
+    )
     rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for scene in job.scenes:
         sound = _sound(scene, corpus, pool, job.snr_db).tobytes()

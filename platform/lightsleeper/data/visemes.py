@@ -63,7 +63,7 @@ def parts_of(label: str) -> list[str]:
     return found[:2] or ["@"]
 
 
-def mouth(labels: Sequence[str], starts_s: Sequence[float], end_s: float, times_s: NDArray) -> Shapes:
+def mouth(labels: Sequence[str], starts_s: Sequence[float] | NDArray, end_s: float, times_s: NDArray) -> Shapes:
     """Shapes (T, 6) of a mouth at ``times_s`` (T,) that says phonemes from ``starts_s`` on until ``end_s``.
 
     At rest, zeros, more than 0.08 s before the first and after the last one.
