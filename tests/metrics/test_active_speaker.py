@@ -122,3 +122,13 @@ def test_tracks_of_one_entity_in_two_videos_are_two():
     for video in ("a", "b"):
         metric.update(torch.tensor([0.9, 0.1]), {**track(0, [1, 0]), "video": video})
     assert metric.results("", intervals=False)["map"].n == 2
+
+
+def test_a_single_track_has_no_interval():
+    metric = ActiveSpeakerAP()
+    metric.update(torch.tensor([0.9, 0.2]), track(0, [1, 0], px=200))
+    metric.update(torch.tensor([0.3, 0.6]), track(1, [1, 0], px=40))
+    found = metric.results("", resamples=50)
+    assert found["map_large"].n == 1
+    assert found["map_large"].low is None
+    assert found["map"].low is not None

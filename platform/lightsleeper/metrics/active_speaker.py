@@ -180,7 +180,7 @@ def _chunks(units: int, resamples: int, rows: int) -> Any:
 
 
 def _measured(value: Measurement, values: Tensor, resamples: int) -> Measurement:
-    if values.isnan().all():  # too few tracks: every draw lost one of the classes
+    if value.n == 1 or values.isnan().all():  # one track cannot vary, or every draw lost one of the classes
         return value
     low, high = interval(values)
     return Measurement(value.value, low, high, value.n, f"bootstrap over tracks, {resamples}")
