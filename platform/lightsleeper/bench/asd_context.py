@@ -69,8 +69,8 @@ def trainings(group: str, seeds: Sequence[int], quick: bool) -> list[Training]:
     return arms.with_seeds(arms.flexible(quick), seeds[:1])
 
 
-def _budgets(rows: Sequence[Row], quick: bool) -> dict[str, float]:
-    """ "past future" -> mAP of the one model, tested with each budget."""
+def _budgets(rows: Sequence[Row], quick: bool) -> list[tuple[int, int, float]]:
+    """Past, future and mAP of the one model, tested with each budget."""
     row = next((row for row in rows if row["arm"] == "flexible"), None)
     if row is None:
         return []
@@ -175,11 +175,11 @@ def _order(rows: Sequence[Row], grid: Cells) -> Iterator[str]:
     """Points trained whole beside the same on kept vectors, best first."""
     both = []
     for arm in dict.fromkeys(row["arm"] for row in rows if row["arm"].startswith("whole ")):
-        at = tuple(map(int, arm.split()[1:]))
-        if at in grid:
-            both.append((at, mean(of_arm(rows, arm).values()), mean(grid[at].values())))  # type: ignore[index]
-    for at, together, kept in both:
-        yield f"  past {at[0]}, future {at[1]}: {together:.4f} trained whole, {kept:.4f} on kept vectors"
+        past, future = map(int, arm.split()[1:])
+        if (past, future) in grid:
+            both.append((mean(of_arm(rows, arm).values()), mean(grid[past, future].values())))
+            together, kept = both[-1]
+            yield f"  past {past}, future {future}: {together:.4f} trained whole, {kept:.4f} on kept vectors"
     if len(both) > 1:
-        orders = [[at for at, *found in sorted(both, key=lambda row: -row[side])] for side in (1, 2)]
-        yield f"  order of these points: {'the same' if orders[0] == orders[1] else 'NOT the same'}"
+        first, second = (sorted(range(len(both)), key=lambda point: both[point][side]) for side in (0, 1))
+        yield f"  order of these points: {'the same' if first == second else 'NOT the same'}"

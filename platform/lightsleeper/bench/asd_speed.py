@@ -25,6 +25,7 @@ from lightsleeper.models.active_speaker import ActiveSpeaker
 from lightsleeper.models.family import ExportGraph
 from lightsleeper.nn.face_streams import FaceStreams
 from lightsleeper.nn.light_asd import FPS
+from lightsleeper.nn.limited_attention import LimitedLayer
 from lightsleeper.nn.speaker_net import FusionSpec, SpeakerNet, example
 
 PASTS, QUICK_PASTS = (8, 32, 128, 512, 2048, 8192, 32_768), (8, 512)
@@ -83,7 +84,7 @@ def fusion_rows(pasts: Sequence[int], ceilings: dict[str, float], rounds: int) -
     times = in_turns(calls, rounds, warm_up=3, clock=process_time)
     rows = []
     for past, net in nets.items():
-        layer = net.fusion.layers[0]  # type: ignore[union-attr]
+        layer: Any = next(part for part in net.modules() if isinstance(part, LimitedLayer))
         weights = sum(part.weight.numel() for part in (layer.inward, layer.outward, layer.widen, layer.narrow))
         ring = 2 * (past + 1) * WIDTH
         rows.append({

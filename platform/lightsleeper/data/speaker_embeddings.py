@@ -8,6 +8,7 @@ the hashes of that file and of the data.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,12 @@ class SpeakerEmbeddings(DataModule):
         self.key = content_hash([VERSION, sha256(self._graph), self._origin()])
         folder = cache_folder("speaker_embeddings", self.key)
         self.training = Tracks.joined([
-            self._kept(folder / f"train-{number}.safetensors", lambda number=number: self._train(number))  # type: ignore[misc]
+            self._kept(folder / f"train-{number}.safetensors", partial(self._train, number))
             for number in range(self.passes)
         ])  # fmt: skip
         self.validation = self._kept(folder / "val.safetensors", lambda: _listed(self.data.val_dataloader())[0])
         self.tests = [
-            self._kept(folder / f"test-{number}.safetensors", lambda loader=loader: loader)  # type: ignore[misc]
+            self._kept(folder / f"test-{number}.safetensors", partial(_same, loader))
             for number, loader in enumerate(_listed(self.data.test_dataloader()))
         ]
 
@@ -213,6 +214,10 @@ def _rest(batch: Mapping[str, Any], row: int) -> Batch:
         else:
             found[name] = value.reshape(len(batch["faces"]), frames)[row : row + 1]
     return found
+
+
+def _same(loader: Iterable[Batch]) -> Iterable[Batch]:
+    return loader
 
 
 def _listed(loaders: Any) -> list[Any]:

@@ -87,7 +87,7 @@ class FaceStreams:
         self.faces: list[_Face] = []
         self.encoders = net.initial(0)[:, : net.encoders.state_size]
         limited = isinstance(net.fusion, LimitedTransformer)
-        self.rings = [_Ring(layer) for layer in net.fusion.layers] if limited else []  # type: ignore[union-attr, arg-type]
+        self.rings = [_Ring(layer) for layer in net.fusion.layers] if limited else []  # type: ignore[union-attr]
         self.memory = None if limited else net.initial(0)[:, net.encoders.state_size :]
 
     @torch.inference_mode()
@@ -113,11 +113,11 @@ class FaceStreams:
     def _judge(self, x: Tensor, present: bool) -> list[Score]:
         there = x.new_full((len(x),), float(present))
         if self.memory is not None:
-            x, there, self.memory = self.net.fusion.step(x, there, self.memory)  # type: ignore[operator]
+            x, there, self.memory = self.net.fusion.step(x, there, self.memory)
         for ring in self.rings:
             x, there = ring.push(x, there)
         if self.rings:
-            x = self.net.fusion.norm(x)  # type: ignore[operator, union-attr]
+            x = self.net.fusion.norm(x)  # type: ignore[operator]
         scores = self.net.head(x).softmax(-1)[:, 1].tolist()
         found = []
         for face, score, ready in zip(self.faces, scores, there.tolist(), strict=True):

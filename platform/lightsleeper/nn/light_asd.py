@@ -40,19 +40,18 @@ class Size:
     """Channels of the three blocks; the last is the embedding's."""
     pixels: int
     """Edge of the square face after a mean over equal tiles; the last block sees an eighth of it."""
+    momentum: float
+    """Of the batch norms' statistics. Published: 0.01, which needs the thousands of steps of the published training."""
 
 
-SIZES = {"light_asd": Size(WIDTHS, PIXELS), "small": Size((8, 16, 64), 56)}
+SIZES = {"light_asd": Size(WIDTHS, PIXELS, 0.01), "small": Size((8, 16, 64), 56, 0.1)}
 """``small`` is ours: a thirtieth of the multiply-accumulates a frame, for short trainings and small processors."""
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
-
-
 def _layer(convolution: nn.Conv2d) -> nn.Sequential:
+    """With its norm, whose momentum `Encoders` sets, and a ReLU."""
     nn.init.kaiming_normal_(convolution.weight)
-    return nn.Sequential(convolution, _norm(convolution.out_channels), nn.ReLU())
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels, eps=1e-3), nn.ReLU())
 
 
 class Frames(nn.Module):
@@ -214,6 +213,9 @@ class Encoders(nn.Module):
         self.size, self.time = SIZES[size], time
         self.dim = self.size.widths[-1]
         self.faces, self.sound = FaceEncoder(self.size, time), SoundEncoder(self.size, time)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = self.size.momentum
 
     @property
     def past(self) -> int:

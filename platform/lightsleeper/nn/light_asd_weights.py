@@ -19,7 +19,7 @@ _GRU = tuple(f"{kind}_{of}_l0" for kind in ("weight", "bias") for of in ("ih", "
 
 def names() -> dict[str, str]:
     """Published name -> name in an `ActiveSpeaker` of size light_asd with fusion bigru."""
-    found = {}
+    found: dict[str, str] = {}
     for encoder, ours, space, image in (("visualEncoder", "faces", "s", ".layer"), ("audioEncoder", "sound", "m", "")):
         for block in range(3):
             theirs, mine = f"model.{encoder}.block{block + 1}", f"encoders.{ours}.layers.{2 * block}.layers"

@@ -53,7 +53,7 @@ def placed(future: Limit, layers: int, spread: bool = False) -> list[Limit]:
     if future is None:
         return [None] * layers
     if not spread:
-        return [future] + [0] * (layers - 1)
+        return [future, *([0] * (layers - 1))]
     return [future // layers + (layer < future % layers) for layer in range(layers)]
 
 
@@ -205,7 +205,7 @@ class LimitedTransformer(nn.Module):
 
     @property
     def sizes(self) -> list[int]:
-        return [sum(layer.sizes) for layer in self.layers]  # type: ignore[arg-type, misc]
+        return [sum(layer.sizes) for layer in self.layers]  # type: ignore[arg-type]
 
     @property
     def state_size(self) -> int:

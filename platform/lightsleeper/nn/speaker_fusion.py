@@ -29,8 +29,10 @@ class ForwardGRU(nn.Module):
         """The next frame (B, dim); where ``present`` (B,) is 0 the state stays. See `LimitedLayer.step`."""
         gru = self.forward_gru
         # Written out: a cell exports as a few products, torch's own operator does not.
-        inward = F.linear(x, gru.weight_ih_l0, gru.bias_ih_l0).chunk(3, -1)
-        kept = F.linear(state, gru.weight_hh_l0, gru.bias_hh_l0).chunk(3, -1)
+        inward, kept = (
+            F.linear(of, getattr(gru, f"weight_{name}_l0"), getattr(gru, f"bias_{name}_l0")).chunk(3, -1)
+            for name, of in (("ih", x), ("hh", state))
+        )
         reset, update = torch.sigmoid(inward[0] + kept[0]), torch.sigmoid(inward[1] + kept[1])
         new = torch.tanh(inward[2] + reset * kept[2])
         new = new + update * (state - new)
