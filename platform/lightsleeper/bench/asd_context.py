@@ -74,7 +74,9 @@ def _budgets(rows: Sequence[Row], quick: bool) -> list[tuple[int, int, float]]:
     row = next((row for row in rows if row["arm"] == "flexible"), None)
     if row is None:
         return []
-    model, data = load_model(row["folder"]), build_data(load([Path(row["folder"]) / RECIPE]))
+    first = next(one for one in rows if one["arm"] == "gru whole" and one["seed"] == row["seed"])
+    recipe = load([Path(row["folder"]) / RECIPE], [f"--data.encoder={first['folder']}"])
+    model, data = load_model(row["folder"]), build_data(recipe)
     data.prepare_data()
     data.setup("test")
     batches = [batch for loader in _list(data.test_dataloader()) for batch in loader]

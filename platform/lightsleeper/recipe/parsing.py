@@ -79,6 +79,8 @@ def build_data(recipe: Recipe) -> L.LightningDataModule:
     reader = Reader(recipe, trust=True)
     if "data" not in recipe.config:
         reader.fail("data", "the recipe has no section 'data'.")
+    for key, step in references(recipe.config["data"]):
+        reader.fail(f"data.{key}", f"is of the earlier step '{step}': name a finished run's folder instead.")
     L.seed_everything(reader.seed(), workers=True, verbose=False)
     data: L.LightningDataModule = reader.object("data", recipe.config["data"], L.LightningDataModule)
     return data
