@@ -207,7 +207,7 @@ def test_ctrl_c_in_a_file_stops_the_program(cli, louder, tmp_path, monkeypatch):
         (["--microphone", "-1"], "expected a number of seconds, got -1"),
         (["--microphone", "inf"], "expected a number of seconds, got inf"),
         (["--microphone"], "pip install -e '.[microphone]'"),
-        (["WAV", "--keyword", "light"], "has no option '--keyword'"),
+        (["WAV", "--keyword", "light"], "is a wake-word detector, its phrase is fixed"),
     ],
 )
 def test_mistakes_are_one_line(cli, louder, tmp_path, monkeypatch, words, message):

@@ -14,7 +14,8 @@ HELP = (
     "a page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
     "one), wakeword (wake-word families side by side, and against an engine), spotter (what a word spotter's gates "
     "cost and save), prefill (a prompt read by several processes), asd (what context costs and buys an active-speaker "
-    "detector)."
+    "detector), confusables (the builder of keyword batches against the training it feeds), keywords (ten typed "
+    "keywords in a stream against one, and one threshold for all)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -37,10 +38,10 @@ Kinds = Any  # what add_subparsers gives
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
         dest="what",
-        metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter|prefill|asd",
+        metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter|prefill|asd|confusables|keywords",
         required=True,
     )
-    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _prefill, _asd):
+    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _prefill, _asd, _typed):
         add(kinds)
     for kind in kinds.choices.values():
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
@@ -172,6 +173,16 @@ def _asd(kinds: Kinds) -> None:
     parser.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
     parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
+def _typed(kinds: Kinds) -> None:
+    builder = kinds.add_parser("confusables", help="the builder of keyword batches against the training it feeds")
+    typed = kinds.add_parser("keywords", help="ten typed keywords in a stream against one; one threshold for all")
+    typed.add_argument("model", metavar="RUN|MODEL.onnx", help="a matcher of typed keywords")
+    typed.add_argument("--runs-dir", metavar="DIR", help="where runs lie; default $LIGHTSLEEPER_RUNS, else ./runs")
+    typed.add_argument("--part", nargs="+", metavar="PART", help="latency, normalize, threshold; default all")
+    for parser in (builder, typed):
+        parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
+        parser.add_argument("--repeats", type=positive, metavar="R", help="timed rounds")
+        parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 def main(path: Path, names: list[str], args: argparse.Namespace) -> int:
     if args.plot:
         raise UserError(f"--plot: a word spotter's picture is drawn by `lightning detect {args.source} FILE --plot`.")
+    if args.keyword:
+        raise UserError(
+            "--keyword: a word spotter tells its whole vocabulary; `lightning detect` shows only words that are named."
+        )
     if args.wait:
         raise UserError("--wait is for wake words; a word spotter tells a word when nothing can outdo it any more.")
     opened = open_sounds(names, args)

@@ -52,24 +52,20 @@ def best_segments(
     cost = (log_probs - log_probs.max(1, keepdims=True)).astype(np.float32)[:, sought.states]  # (N, R, S)
     score = np.full((rows, states + 2), _NEVER, np.float32)  # two more on the left, for steps from nowhere
     origin = np.zeros((rows, states + 2), np.int64)
-    choices = np.empty((3, rows, states), np.float32)
-    row, column = np.arange(rows)[:, None], np.arange(2, states + 2)
     best, first, end = np.full(rows, _NEVER, np.float32), np.zeros(rows, np.int64), np.full(rows, frames)
-    last = (row[:, 0], sought.last + 2)
+    last = (np.arange(rows), sought.last + 2)
     for time in range(frames):
-        choices[0] = score[:, 2:]
-        choices[1] = score[:, 1:-1]
-        np.add(score[:, :-2], sought.skip, out=choices[2])
-        choices[1, :, 0], origin[:, 1] = (
-            np.where(time >= earliest, np.float32(0), _NEVER),
-            time,
-        )  # a path may begin here
-        step = choices.argmax(0)
-        score[:, 2:] = np.take_along_axis(choices, step[None], 0)[0] + cost[time]
-        score[:, 1] = _NEVER
-        origin[:, 2:] = origin[row, column - step]
-        better = score[last] > best
-        best[better], first[better], end[better] = score[last][better], origin[last][better], time + 1
+        score[:, 1] = np.where(time >= earliest, np.float32(0), _NEVER)  # a path may begin here
+        origin[:, 1] = time
+        chosen, since = score[:, 2:], origin[:, 2:]  # by staying, advancing or skipping
+        for reached, begun in ((score[:, 1:-1], origin[:, 1:-1]), (score[:, :-2] + sought.skip, origin[:, :-2])):
+            better = reached > chosen
+            chosen, since = np.where(better, reached, chosen), np.where(better, begun, since)
+        score[:, 2:], origin[:, 2:] = chosen + cost[time], since
+        ended = score[last]
+        better = ended > best
+        if better.any():
+            best[better], first[better], end[better] = ended[better], origin[last][better], time + 1
     counts = sought.last // 2 + 1
     stretches = np.stack([np.maximum(first - MARGIN, 0), np.minimum(end + MARGIN, frames)], axis=1)
     return best / counts.astype(np.float32), stretches
