@@ -69,11 +69,9 @@ def latency(matcher: ManyKeywords, heard: PhraseStream, repeats: int) -> dict[st
     ones = [sum(values) / len(texts) for values in zip(*(taken[text] for text in texts), strict=True)]
     one, many = (spread([ms / heard.seconds for ms in times]) for times in (ones, taken["all"]))
     ratio = float(np.median([b / a for a, b in zip(ones, taken["all"], strict=True)]))
-    print(
-        f"\n{heard.seconds:.0f} s of phrases, windows of {window_s:.2g} s; ms a second of audio, median (10th-90th percentile)"
-    )
-    print(f"one keyword{shown(one, 2):>26}   mean of {len(texts)}, {len(texts) // 2} of them said\n"
-          f"{len(texts)} at once{shown(many, 2):>27}")  # fmt: skip
+    print(f"\n{heard.seconds:.0f} s of phrases, windows of {window_s:.2g} s; ms a second of audio, median (10th-90th)")
+    print(f"one keyword  {shown(one, 2):>24}   mean of {len(texts)}, {len(texts) // 2} of them said")
+    print(f"{len(texts)} at once   {shown(many, 2):>24}")
     print(f"ratio {ratio:.2f}; target {TARGET:g}: {'reached' if ratio <= TARGET else 'MISSED'}")
     return {
         "texts": texts,
