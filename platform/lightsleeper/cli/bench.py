@@ -173,6 +173,8 @@ def _asd(kinds: Kinds) -> None:
     parser.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
     parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
+
+
 def _typed(kinds: Kinds) -> None:
     builder = kinds.add_parser("confusables", help="the builder of keyword batches against the training it feeds")
     typed = kinds.add_parser("keywords", help="ten typed keywords in a stream against one; one threshold for all")
