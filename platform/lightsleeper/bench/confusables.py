@@ -6,6 +6,7 @@ by it must do: the forward pass of the default frozen encoder over the batch's r
 a real step takes longer. All calls of a figure are timed in turn.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -67,14 +68,16 @@ def generator(repeats: int) -> dict[str, Any]:
         phones[row, : len(sound)], words[row, : len(sound)] = sound, 0
     listed = [(list(sound), [0] * len(sound)) for sound in sounds]
     confuser = Confuser()
-    calls = {
-        "together": lambda: confuser.draw(phones, words, np.random.default_rng(0)),
-        "plain": lambda: confusables_plain.draw(listed, np.random.default_rng(0)),
-    }
-    found = [[int(phone) for phone in row if phone] for row in calls["together"]()[0]]
-    if found != [drawn for drawn, _ in calls["plain"]()]:
+
+    def together() -> NDArray[np.int64]:
+        return confuser.draw(phones, words, np.random.default_rng(0))[0]
+
+    def plain() -> list[confusables_plain.Sound]:
+        return confusables_plain.draw(listed, np.random.default_rng(0))
+
+    if [[int(phone) for phone in row if phone] for row in together()] != [sound for sound, _ in plain()]:
         raise UserError("the generator and its plain form give different keywords.")
-    taken = {name: spread(times) for name, times in in_turns(calls, repeats).items()}
+    taken = {name: spread(times) for name, times in in_turns({"together": together, "plain": plain}, repeats).items()}
     return {
         "keywords": count,
         "ms": taken,
@@ -105,7 +108,7 @@ def batches(keywords: KeywordRows, repeats: int) -> dict[str, Any]:
     made = iter(picked)
     encoder = PhonemeCTC().eval().requires_grad_(False)
     batch = keywords.__getitems__(picked[0])
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "build": lambda: keywords.__getitems__(next(made)),
         "step": partial(_step, encoder, batch),
     }

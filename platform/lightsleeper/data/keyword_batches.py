@@ -144,7 +144,7 @@ class KeywordBatches(SpokenPhrases):
         seed, epoch = run_seed(self.seed), SharedEpoch()
         corpus = self.keyword_corpus
         clips = corpus.clips("train")
-        keywords = gather(clips, [corpus.texts[clip] for clip in clips], Pronouncer())
+        keywords = gather(clips.tolist(), [corpus.texts[clip] for clip in clips], Pronouncer())
         confuser = self._confuser() if self.confusables else None
         rows = KeywordRows(corpus, keywords, self.recordings, confuser, seed, epoch)
         sampler = BucketBatchSampler(

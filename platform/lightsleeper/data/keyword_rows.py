@@ -160,6 +160,6 @@ def _padded(clips: Sequence[NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
     return audio, lengths
 
 
-def as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def as_it_is(batch: Any) -> Any:
     """Collation of what comes as a batch."""
     return batch

@@ -68,4 +68,4 @@ def best_segments(
             best[better], first[better], end[better] = ended[better], origin[last][better], time + 1
     counts = sought.last // 2 + 1
     stretches = np.stack([np.maximum(first - MARGIN, 0), np.minimum(end + MARGIN, frames)], axis=1)
-    return best / counts.astype(np.float32), stretches
+    return (best / counts).astype(np.float32), stretches
