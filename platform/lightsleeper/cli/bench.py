@@ -13,9 +13,10 @@ HELP = (
     "training step), overhead (`lightning run` against a bare Lightning script), dashboard (thousands of records into "
     "a page); edkm, pdp, subclone, fold (a method of compression against its references), sweep (two workers against "
     "one), wakeword (wake-word families side by side, and against an engine), spotter (what a word spotter's gates "
-    "cost and save), prefill (a prompt read by several processes), asd (what context costs and buys an active-speaker "
-    "detector), confusables (the builder of keyword batches against the training it feeds), keywords (ten typed "
-    "keywords in a stream against one, and one threshold for all)."
+    "cost and save), phoneme (typed keywords in one embedding against other families, recordings of people), prefill "
+    "(a prompt read by several processes), asd (what context costs and buys an active-speaker detector), confusables "
+    "(the builder of keyword batches against the training it feeds), keywords (ten typed keywords in a stream against "
+    "one, and one threshold for all)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -26,8 +27,9 @@ METHODS = {
 }
 GROUPS = ("branches", "localisation", "bcresnet", "narrow", "ablation", "labels")  # of bench/wakeword_arms.py
 SPOTTER_GROUPS = ("gates", "penalty", "encoder")  # of bench/spotter_arms.py
+PHONEME_ARMS = ("published", "aligned", "dsp", "unconfused", "cmcd")  # of bench/phoneme_arms.py
 ASD_GROUPS = ("grid", "baselines", "whole", "flexible")  # of bench/asd_context.py
-TRAINING = ("pdp", "subclone", "wakeword", "spotter", "asd")
+TRAINING = ("pdp", "subclone", "wakeword", "spotter", "phoneme", "asd")
 """Hours of trainings, beside which others may measure: these take the machine's lock where they measure speed."""
 TARGET_LOADER = 0.05
 TARGET_OVERHEAD = 1.05
@@ -38,10 +40,10 @@ Kinds = Any  # what add_subparsers gives
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
         dest="what",
-        metavar="dsp|loader|overhead|dashboard|edkm|pdp|subclone|fold|sweep|wakeword|spotter|prefill|asd|confusables|keywords",
+        metavar="BENCHMARK",
         required=True,
     )
-    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _prefill, _asd, _typed):
+    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _phoneme, _prefill, _asd, _typed):
         add(kinds)
     for kind in kinds.choices.values():
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
@@ -185,6 +187,21 @@ def _typed(kinds: Kinds) -> None:
         parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, and rough ratios")
         parser.add_argument("--repeats", type=positive, metavar="R", help="timed rounds")
         parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
+
+
+def _phoneme(kinds: Kinds) -> None:
+    parser = kinds.add_parser("phoneme", help="typed keywords: accuracy against other families, recordings of people")
+    parser.add_argument(
+        "--part", default="accuracy", choices=("accuracy", "people"), help="what to measure, default accuracy"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: whether it works; accuracy means nothing")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="seeds of each training")
+    parser.add_argument(
+        "--only", nargs="+", metavar="ARM", choices=PHONEME_ARMS, help=f"accuracy: {', '.join(PHONEME_ARMS)}"
+    )
+    parser.add_argument("--collect", action="store_true", help="no training, what is finished")
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
+    parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
 
 
 def main(args: argparse.Namespace) -> int:
