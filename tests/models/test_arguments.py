@@ -7,6 +7,8 @@ from lightsleeper.models.family import Family
 from lightsleeper.models.kws_cmcd import KeywordCMCD
 from lightsleeper.models.kws_dsp import KeywordDSP
 from lightsleeper.models.kws_encoder import PhonemeCTC
+from lightsleeper.models.kws_p2v import PhonemeVectors
+from lightsleeper.models.kws_phoneme import KeywordPhoneme
 from models.batches import TINY_ENCODER
 
 NAN, INF = float("nan"), float("inf")
@@ -37,6 +39,14 @@ WRONG: dict[type[Family], dict[str, list[Any]]] = {
         "easy_negatives": [-1],
         "weight_decay": [-0.1],
     },
+    PhonemeVectors: {"exact_clips": [0, -1]},
+    KeywordPhoneme: {
+        **RATE,
+        "width": [0, -3],
+        "dropout": [-0.1, 1.0, NAN],
+        "easy_negatives": [-1],
+        "weight_decay": [-0.1],
+    },
     KeywordCMCD: {
         **RATE,
         "n_mels": [0, 1],
@@ -48,7 +58,12 @@ WRONG: dict[type[Family], dict[str, list[Any]]] = {
         "focal_from": [-0.1, 1.1, NAN],
     },
 }
-REST: dict[type[Family], dict[str, Any]] = {PhonemeCTC: TINY_ENCODER, KeywordDSP: {"encoder": TINY_ENCODER}}
+REST: dict[type[Family], dict[str, Any]] = {
+    PhonemeCTC: TINY_ENCODER,
+    KeywordDSP: {"encoder": TINY_ENCODER},
+    PhonemeVectors: {"encoder": TINY_ENCODER},
+    KeywordPhoneme: {"vectors": {"encoder": TINY_ENCODER}},
+}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from lightsleeper.nn.fusion import logistic_weights
 from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.p2v import PhoneTable
 from lightsleeper.nn.partition import dsp_distance_static
-from lightsleeper.nn.ranges import above_zero, at_least
+from lightsleeper.nn.ranges import above_zero, at_least, share
 from lightsleeper.nn.verifiers import AgreementVerifier, AlignedVerifier, Pooling, verification_loss
 from lightsleeper.phones import BLANK
 
@@ -90,6 +90,7 @@ class KeywordPhoneme(KeywordFamily):
         at_least(1, width=width)
         at_least(0, easy_negatives=easy_negatives, warmup_steps=warmup_steps, weight_decay=weight_decay)
         above_zero(lr=lr)
+        share(dropout=dropout, below_one=True)
         if score == "verifier" and verifier == "none":
             raise ValueError("score: verifier needs a verifier; without one there are cosine, ctc and fused")
         self.parts, self.alignment, self.score_kind = parts, alignment, score
