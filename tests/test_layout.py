@@ -16,14 +16,15 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 # what each package must not import; the programs sit beside cli and may import everything
 PROGRAMS = ("cli", "bench", "stages", "experiment")
-UPPER = ("deploy", "tracking", "dashboard", "search", "recipe", *PROGRAMS)
+UPPER = ("deploy", "generation", "tracking", "dashboard", "search", "recipe", *PROGRAMS)
 FORBIDDEN = {
     "data": ("models", "nn", *UPPER),
     "nn": ("models", "data", *UPPER),
     "metrics": ("models", "nn", "data", *UPPER),
     "models": ("data", *UPPER),
     "recipe": ("models", "nn", "data", "metrics", "tracking", "dashboard", "search", *PROGRAMS),
-    "deploy": ("tracking", "dashboard", "search", *PROGRAMS),
+    "deploy": ("generation", "tracking", "dashboard", "search", *PROGRAMS),
+    "generation": ("models", "nn", "data", "metrics", "recipe", "tracking", "dashboard", "search", *PROGRAMS),
     "tracking": ("deploy", "dashboard", "search", *PROGRAMS),
     "dashboard": ("models", "nn", "data", "deploy", "search", "recipe", *PROGRAMS),
     "search": ("deploy", "dashboard", "cli", "bench"),

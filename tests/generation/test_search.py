@@ -42,12 +42,15 @@ def test_every_split_is_measured_once():
     assert len(asked) == len(set(asked)) == len(tried)
 
 
-def test_eight_ranks_move_one_boundary_at_a_time():
+def test_eight_ranks_share_the_work_out_almost_evenly():
     times = Times(attention=2e-7)
     split, tried = search(seconds_of(times), 8192, 8)
-    assert len(split) == 8
+    # ranks that nobody waits for may keep a few strides more or less
+    assert all(earlier >= later - 256 for earlier, later in zip(split, split[1:], strict=False))
     assert len(tried) < 3**7
-    assert tried[split] < 0.9 * tried[even(8192, 8)]
+    alone = simulate(times, (8192,), Link(), size).ttft
+    assert tried[split] < 1.25 * alone / 8
+    assert tried[split] < 0.8 * tried[even(8192, 8)]
 
 
 def test_a_prompt_shorter_than_the_ranks_has_one_split():

@@ -1,7 +1,8 @@
 """Forecast of KV-Runahead on several devices, from times of one block on one: shapes of 7 B models, ideal links.
 
-What it leaves out: kernels that slow each other down on one device while data moves, starts of messages, and whatever a
-real network does. It shows where the method can gain, not that it does.
+The times are measured here or elsewhere (``--times``), or follow from an assumed rate (``--tflops``): counted
+operations over it, which no kernel reaches at every shape. What a forecast leaves out: kernels that slow each other
+down while data moves, and whatever a real network does. It shows where the method can gain, not that it does.
 """
 
 import argparse
@@ -39,26 +40,30 @@ GIGABYTES_PER_S = (10, 300)
 
 @dataclass(frozen=True)
 class Source:
-    """Times of one block, and what it was measured on."""
+    """Times of one block, and where they come from."""
 
     model: str
-    device: str
     dtype: str
-    torch: str
+    origin: str
     times: FittedTimes
     layout: Layout
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure the blocks, or read ``--times``; print the forecast; returns its rows."""
-    sources = read(Path(args.times)) if args.times else [measure(name, args.device, args.quick) for name in MODELS]
+    if args.times:
+        sources = read(Path(args.times))
+    elif args.tflops:
+        sources = [assumed(name, args.tflops) for name in MODELS]
+    else:
+        sources = [measure(name, args.device, args.quick) for name in MODELS]
     if args.save_times:
         save(Path(args.save_times), sources)
     rows = []
     for source in sources:
         print(
-            f"FORECAST from times of one block, not a measurement: {source.model}, {LAYERS} blocks, {source.dtype}, "
-            f"{source.device}, torch {source.torch}; fit {100 * source.times.worst:.1f} % off at most"
+            f"FORECAST, not a measurement: {source.model}, {LAYERS} blocks, {source.dtype}; one block's times from "
+            f"{source.origin}"
         )
         columns = (
             ("ranks", 6),
@@ -71,7 +76,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
         print(f"{'tokens':>7}" + "".join(f"{name:>{width}}" for name, width in columns) + "  split")
         longest = max(shape["own"] + shape["before"] for shape in source.times.measured)
-        for tokens in (tokens for tokens in TOKENS if tokens <= longest):
+        for tokens in (tokens for tokens in args.tokens or TOKENS if tokens <= longest):
             rows += [forecast(source, tokens, ranks, speed) for ranks in RANKS for speed in GIGABYTES_PER_S]
     return rows
 
@@ -93,7 +98,7 @@ def forecast(source: Source, tokens: int, ranks: int, gigabytes_per_s: float) ->
         + f"  {'+'.join(map(str, split))}"
     )
     return {
-        "model": source.model, "device": source.device, "tokens": tokens, "ranks": ranks, "gb_per_s": gigabytes_per_s,
+        "model": source.model, "origin": source.origin, "tokens": tokens, "ranks": ranks, "gb_per_s": gigabytes_per_s,
         "one_s": one, "chain_s": chain, "split": split, **{f"{name}_s": value for name, value in others.items()},
     }  # fmt: skip
 
@@ -104,16 +109,44 @@ def measure(name: str, device: str, quick: bool = False) -> Source:
     config = {**MODELS[name], "num_hidden_layers": shapes.BLOCKS + 1 if device == "cuda" else 2}
     model = hub.created(AutoModelForCausalLM, config).to(dtype).to(device).eval()  # type: ignore[arg-type]
     grid = _grid(256 if quick else max(TOKENS) if device == "cuda" else 1024)
-    spec = LayerShape(
-        config["num_key_value_heads"], model.config.head_dim, config["num_key_value_heads"], model.config.head_dim,
-        dtype, None,
-    )  # fmt: skip
-    own: Layout = (spec,) * config["num_hidden_layers"]
-    measured = shapes.measure(model, own, grid, repeats=3)
-    measured += shapes.measure(model, own, [pair for pair in grid if pair[1]], repeats=3, dense=True)
-    times = shapes.fit(model, (spec,) * LAYERS, measured, shapes.head_seconds(model))
-    what = torch.cuda.get_device_name() if device == "cuda" else "CPU, one process"
-    return Source(name, what, str(dtype).removeprefix("torch."), torch.__version__, times, (spec,) * LAYERS)
+    measured = shapes.measure(model, _layout(config, dtype, config["num_hidden_layers"]), grid)
+    behind = [pair for pair in grid if pair[1]]
+    measured += shapes.measure(model, _layout(config, dtype, config["num_hidden_layers"]), behind, dense=True)
+    layout = _layout(config, dtype)
+    times = shapes.fit(model, layout, measured, shapes.head_seconds(model))
+    what = torch.cuda.get_device_name() if device == "cuda" else "the CPU, one thread"
+    origin = f"{what}, torch {torch.__version__}, fit {100 * times.worst:.1f} % off at most"
+    return Source(name, _text(dtype), origin, times, layout)
+
+
+def assumed(name: str, tflops: float) -> Source:
+    """Times of a block from counted operations at ``tflops`` 10^12 a second, in half precision."""
+    config, rate = MODELS[name], 1e12 * tflops
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    shared = config["num_key_value_heads"] / heads
+    keys = 2 * width * width * (1 + 2 * shared) / rate
+    rest = 2 * width * (width + 3 * config["intermediate_size"]) / rate
+    pair = 4 * width / rate
+    times = FittedTimes(
+        layers=LAYERS,
+        head_s=2 * width * config["vocab_size"] / rate,
+        embedding_fit=[0.0],
+        keys_fit=[0.0, keys],
+        rest_fit=[0.0, rest, pair, pair],
+        dense_fit=[0.0, rest, pair, 2 * pair],
+        measured=[{"own": max(TOKENS), "before": 0}],
+    )
+    origin = f"an assumed {tflops:g} TFLOP/s, nothing measured"
+    return Source(name, "float16", origin, times, _layout(config, torch.float16))
+
+
+def _layout(config: dict[str, Any], dtype: torch.dtype, layers: int = LAYERS) -> Layout:
+    width, heads = config["hidden_size"] // config["num_attention_heads"], config["num_key_value_heads"]
+    return (LayerShape(heads, width, heads, width, dtype, None),) * layers
+
+
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _grid(longest: int) -> list[tuple[int, int]]:
@@ -128,10 +161,9 @@ def save(path: Path, sources: Sequence[Source]) -> None:
     from lightsleeper.files import write_json
 
     rows = [
-        {"model": source.model, "device": source.device, "dtype": source.dtype, "torch": source.torch,
-         "times": vars(source.times)}
+        {"model": source.model, "dtype": source.dtype, "origin": source.origin, "times": vars(source.times)}
         for source in sources
-    ]  # fmt: skip
+    ]
     write_json(path, rows, indent=1)
 
 
@@ -147,9 +179,5 @@ def read(path: Path) -> list[Source]:
 
 
 def _source(row: dict[str, Any]) -> Source:
-    config = MODELS[row["model"]]
-    width, heads = config["hidden_size"] // config["num_attention_heads"], config["num_key_value_heads"]
-    shape = LayerShape(heads, width, heads, width, getattr(torch, row["dtype"]), None)
-    return Source(
-        row["model"], row["device"], row["dtype"], row["torch"], FittedTimes(**row["times"]), (shape,) * LAYERS
-    )
+    layout = _layout(MODELS[row["model"]], getattr(torch, row["dtype"]))
+    return Source(row["model"], row["dtype"], row["origin"], FittedTimes(**row["times"]), layout)

@@ -157,6 +157,7 @@ def _prefill(kinds: Kinds) -> None:
     parser.add_argument("--out", metavar="FILE", help="table: where the searched splits are kept")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="forecast: where blocks are timed")
     parser.add_argument("--times", metavar="FILE", help="forecast: times of blocks that were measured elsewhere")
+    parser.add_argument("--tflops", type=float, metavar="T", help="forecast: times at this assumed rate, unmeasured")
     parser.add_argument("--save-times", metavar="FILE", help="forecast: keep the times of the blocks")
 
 

@@ -1,11 +1,13 @@
 """Context-level load balancing: the split with the least time to first token, by hierarchical grid search.
 
 The paper searches a coarse grid of split points and zooms in; its procedure beyond that is not published, this one is
-ours after the outline of it: strides of a power of two times the granularity, halved when no neighbour is better.
+ours after the outline of it: strides of a power of two times the granularity, halved when no neighbour is better. With
+many ranks, where the paper's grid explodes, a move is a stride of tokens from any rank to any other: single boundaries
+alone get stuck, because they pass tokens between neighbours only.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, product
+from collections.abc import Callable, Iterator
+from itertools import accumulate, permutations, product
 
 from lightsleeper.generation.split import Split, effective_ranks, even
 
@@ -52,18 +54,17 @@ def search(
 
 
 def _neighbours(split: Split, stride: int) -> Iterator[Split]:
-    """Splits whose boundaries differ by at most one stride: all together for few ranks, else one at a time."""
+    """Splits whose boundaries differ by at most one stride: all of them for few ranks, else a run of boundaries."""
+    if len(split) > ALL_AT_ONCE:
+        for giver, taker in permutations(range(len(split)), 2):
+            pieces = list(split)
+            pieces[giver] -= stride
+            pieces[taker] += stride
+            if pieces[giver] >= 1:
+                yield tuple(pieces)
+        return
     *boundaries, tokens = accumulate(split)
-    moves: Iterator[Sequence[int]]
-    if len(split) <= ALL_AT_ONCE:
-        moves = product((-stride, 0, stride), repeat=len(boundaries))
-    else:
-        moves = (
-            [by if at == index else 0 for at in range(len(boundaries))]
-            for index in range(len(boundaries))
-            for by in (-stride, stride)
-        )
-    for move in moves:
+    for move in product((-stride, 0, stride), repeat=len(boundaries)):
         moved = [0, *(boundary + by for boundary, by in zip(boundaries, move, strict=True)), tokens]
         pieces = tuple(b - a for a, b in zip(moved, moved[1:], strict=False))
         if min(pieces) >= 1 and pieces != split:
