@@ -163,11 +163,11 @@ def _compared(
             repeats = fewer(session.settings, tokens).repeats
             real = session.time_split(ids, split, repeats)
             simulated = simulate(times, split, link, size).ttft
-            row = {"tokens": tokens, "split": split, "link": name, "real_s": real, "simulated_s": simulated,
-                   "error": simulated / real - 1}  # fmt: skip
+            error = simulated / real - 1
+            row = {"tokens": tokens, "split": split, "link": name, "real_s": real, "simulated_s": simulated}
             print(f"{tokens} tokens as {'+'.join(map(str, split))}, link {name}: {real:.3f} s, simulated "
-                  f"{simulated:.3f} s ({100 * row['error']:+.1f} %)")  # fmt: skip
-            yield row
+                  f"{simulated:.3f} s ({100 * error:+.1f} %)")  # fmt: skip
+            yield {**row, "error": error}
 
 
 def _model(args: argparse.Namespace) -> PreTrainedModel:

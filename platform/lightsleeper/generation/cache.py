@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from lightsleeper.generation.layout import Layout, last_layer
+from lightsleeper.generation.layout import Layout, contents, last_layer
 from lightsleeper.generation.transport import Receipt, Transport
 
 
@@ -90,7 +90,7 @@ class RunaheadCache(DynamicCache):
                 continue
             if before is None:
                 assert past is not None
-                keys, values = past.layers[index].keys, past.layers[index].values
+                keys, values = contents(past, index)
             else:
                 count = shape.kept(prefix)
                 keys = torch.empty(rows, shape.key_heads, count, shape.key_width, dtype=shape.dtype, device=device)
@@ -118,9 +118,8 @@ class RunaheadCache(DynamicCache):
         keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if self._after is not None:
             assert self._transport is not None
-            layer = self.layers[layer_idx]
-            self._transport.send(layer.keys, self._after, 2 * layer_idx)
-            self._transport.send(layer.values, self._after, 2 * layer_idx + 1)
+            for part, tensor in enumerate(contents(self, layer_idx)):
+                self._transport.send(tensor, self._after, 2 * layer_idx + part)
         products = key_states.shape[-2] * keys.shape[-2]
         self.trace.steps.append(Step(layer_idx, asked, present, time.monotonic(), products))
         if self._after is not None and layer_idx == self._last:

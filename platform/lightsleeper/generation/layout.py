@@ -7,6 +7,7 @@ through the model, which also tells the heads and widths of every layer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,12 @@ def link_bytes(layout: Layout, tokens: int, rows: int = 1) -> int:
     return rows * sum(shape.bytes(tokens) for shape in layout if shape is not None)
 
 
+def contents(cache: DynamicCache, index: int) -> tuple[Tensor, Tensor]:
+    """Keys and values (B, heads, n, width) of a layer that has some."""
+    layer: Any = cache.layers[index]
+    return layer.keys, layer.values
+
+
 @torch.no_grad()
 def inspect(model: PreTrainedModel) -> Layout:
     """The layout of ``model``'s cache. Raises UserError, by name, for a model that a chain would get wrong."""
@@ -72,13 +79,13 @@ def inspect(model: PreTrainedModel) -> Layout:
     for index, shape in enumerate(shapes):
         if shape is None:
             continue
-        keys = first.layers[index].keys
-        if not _same(keys[:, :, :2], other.layers[index].keys[:, :, :2]):
+        keys = contents(first, index)[0]
+        if not _same(keys[:, :, :2], contents(other, index)[0][:, :, :2]):
             raise UserError(
                 f"{name}: keys of layer {index} depend on later tokens (bidirectional or prefix attention), so that no "
                 "rank can make its part before the whole prompt is known."
             )
-        if not _same(keys, continued.layers[index].keys):
+        if not _same(keys, contents(continued, index)[0]):
             raise UserError(
                 f"{name}: keys of layer {index} differ when the prompt comes in two parts: something besides the cache "
                 "is carried from token to token."

@@ -176,7 +176,8 @@ def continued(
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     mask = torch.cat([attention_mask, attention_mask.new_ones(len(ids), 1)], dim=1)
-    return model.generate(
+    generate: Any = model.generate
+    return generate(
         input_ids=ids,
         attention_mask=mask,
         past_key_values=prefilled.cache,

@@ -57,11 +57,11 @@ def _neighbours(split: Split, stride: int) -> Iterator[Split]:
     """Splits whose boundaries differ by at most one stride: all of them for few ranks, else a run of boundaries."""
     if len(split) > ALL_AT_ONCE:
         for giver, taker in permutations(range(len(split)), 2):
-            pieces = list(split)
-            pieces[giver] -= stride
-            pieces[taker] += stride
-            if pieces[giver] >= 1:
-                yield tuple(pieces)
+            given = list(split)
+            given[giver] -= stride
+            given[taker] += stride
+            if given[giver] >= 1:
+                yield tuple(given)
         return
     *boundaries, tokens = accumulate(split)
     for move in product((-stride, 0, stride), repeat=len(boundaries)):

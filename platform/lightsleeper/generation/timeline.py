@@ -17,17 +17,17 @@ def draw(traces: Sequence[Trace], path: Path, title: str) -> None:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     matplotlib.rcParams["svg.hashsalt"] = "lightsleeper"
     start = min(trace.begin for trace in traces)
-    figure = Figure(figsize=(10, 1.2 + 0.7 * len(traces)), layout="constrained")
+    figure = Figure(figsize=(10, 1.5 + 0.7 * len(traces)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for rank, trace in enumerate(traces):
-        computing, waiting = spans(trace)
-        for parts, colour, name in ((computing, COMPUTING, "computing"), (waiting, WAITING, "waiting for the prefix")):
+        for parts, colour in zip(spans(trace), (COMPUTING, WAITING), strict=True):
             bars = [(begin - start, end - begin) for begin, end in parts]
-            axes.broken_barh(bars, (rank - 0.3, 0.6), facecolors=colour, label=name if rank == 0 else None)
+            axes.broken_barh(bars, (rank - 0.3, 0.6), facecolors=colour)
     for rank, (sender, receiver) in enumerate(zip(traces, traces[1:], strict=False)):
         for left, arrived in zip(sender.steps, receiver.steps, strict=False):
             axes.plot([left.left - start, arrived.present - start], [rank + 0.3, rank + 0.7], color=HANDING, lw=0.5)
@@ -35,7 +35,9 @@ def draw(traces: Sequence[Trace], path: Path, title: str) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("seconds since the prompt")
     axes.set_title(title, fontsize=10)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.75 / (0.6 * len(traces))), ncols=2, frameon=False)
+    meanings = {"computing": COMPUTING, "waiting for the prefix": WAITING, "a layer's way to the next rank": HANDING}
+    patches = [Patch(color=colour, label=name) for name, colour in meanings.items()]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
