@@ -122,7 +122,7 @@ def scores(model: Any, data: AudioFolder) -> dict[str, dict[str, Any]]:
 def tuned(folder: Path, seed: int, quick: bool) -> Iterator[tuple[Training, str]]:
     """Trainings on people: pairs of speakers left out in turn, then words left out too."""
     folds = pairs(speakers(folder / DIGITS))
-    jobs = [(fold, ()) for fold in (folds[:1] if quick else folds)]
+    jobs: list[tuple[Sequence[str], tuple[str, ...]]] = [(fold, ()) for fold in (folds[:1] if quick else folds)]
     jobs += [] if quick else [(folds[0], WORDS_OUT)]
     for tested, held_out in jobs:
         what = f"trained, tested on {' and '.join(tested)}" + (f", without {', '.join(held_out)}" if held_out else "")
