@@ -8,7 +8,7 @@ is a run below ``out``; a second call goes on.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
