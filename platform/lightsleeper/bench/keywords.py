@@ -5,6 +5,7 @@ pairs with one threshold for all texts, for scores as they are and measured agai
 keywords found and false alarms an hour in a stream of validation phrases, by threshold.
 """
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lightsleeper.bench.keyword_streams import Line, PhraseStream, keyword_of, p
 from lightsleeper.bench.timing import in_turns, shown, spread
 from lightsleeper.deploy.cohort import Cohort
 from lightsleeper.deploy.detection import IMPOSSIBLE
-from lightsleeper.deploy.keyword_stream import KeywordStream, detect_stream, longest_s
+from lightsleeper.deploy.keyword_stream import KeywordEvent, KeywordStream, detect_stream, longest_s, same
 from lightsleeper.deploy.many_keywords import ManyKeywords
 from lightsleeper.errors import UserError
 
@@ -125,8 +126,9 @@ def equal_error(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> tu
 def threshold(matcher: ManyKeywords, heard: PhraseStream) -> dict[str, Any]:
     """Keywords found (%) by threshold and false alarms an hour, all keywords together."""
     texts = [*dict.fromkeys(heard.texts[: MANY // 2] + heard.others[: MANY - MANY // 2])]
-    stream = KeywordStream(matcher, matcher.enroll([[keyword_of(text)] for text in texts]), threshold=IMPOSSIBLE)
-    events = list(detect_stream(stream, heard.audio))
+    stream = _Scores(matcher, matcher.enroll([[keyword_of(text)] for text in texts]), threshold=np.inf)
+    deque(detect_stream(stream, heard.audio), maxlen=0)
+    events = stream.best()
     said = [line for line in heard.lines if line.text in texts]
     right = {index for index, event in enumerate(events) if any(_hits(event, line) for line in said)}
     alarms = sorted((event.score for index, event in enumerate(events) if index not in right), reverse=True)
@@ -144,10 +146,31 @@ def threshold(matcher: ManyKeywords, heard: PhraseStream) -> dict[str, Any]:
     return {"texts": texts, "said": len(said), "rows": rows, "seconds": heard.seconds}
 
 
+class _Scores(KeywordStream):
+    """Keeps everything that was looked at."""
+
+    def reset(self) -> None:
+        super().reset()
+        self.seen: list[KeywordEvent] = []
+
+    def look(self, rows: NDArray[np.intp], first: int, end: int) -> list[KeywordEvent]:
+        found = super().look(rows, first, end)
+        self.seen += found
+        return found
+
+    def best(self) -> list[KeywordEvent]:
+        """The best in its place, as a stream that waits would tell it at the lowest threshold."""
+        kept: list[KeywordEvent] = []
+        for event in sorted(self.seen, key=lambda event: -event.score):
+            if not any(same(event, other) for other in kept):
+                kept.append(event)
+        return kept
+
+
 def _limit(alarms: list[float], count: int) -> float:
     """The lowest threshold that at most ``count`` of the falling scores ``alarms`` exceed."""
     return alarms[count] if count < len(alarms) else -np.inf
 
 
-def _hits(event: Any, line: Line) -> bool:
+def _hits(event: KeywordEvent, line: Line) -> bool:
     return event.keyword == line.text and min(event.end_s, line.end_s) > max(event.start_s, line.start_s)

@@ -22,7 +22,7 @@ from lightsleeper.deploy.many_keywords import Enrolled, ManyKeywords
 from lightsleeper.errors import UserError
 
 WINDOW_S, HOP_S = 2.0, 0.24
-SLOW_PHONE_S, AROUND_S = 0.11, 0.3  # a slow speaker's phone (9 a second), and what is kept around a keyword
+SLOW_PHONE_S, AROUND_S = 0.14, 0.3  # a slow speaker's phone (7 a second), and what is kept around a keyword
 LEAST_FIT = -5.0
 """Log-probability a phone below which a stretch is not looked at. Of 720 validation clips that say the phrase none
 fitted below -2.7, of 150 digits by people 3; of clips that say something else, about half do."""
@@ -130,7 +130,9 @@ class KeywordStream:
         self._looked = [seen for seen in self._looked if seen[2] > begin]
         rows = self._next(fit, places, frame)
         if len(rows):
-            self._look(rows, *places[rows[0]].tolist())
+            for event in self.look(rows, *places[rows[0]].tolist()):
+                if event.score >= self.threshold:
+                    self._offer(event)
         return self._settle(self.seconds)
 
     def _earliest(self, begin: int, frame: int) -> NDArray[np.int64]:
@@ -155,26 +157,25 @@ class KeywordStream:
             return rows
         return order[:0]
 
-    def _look(self, rows: NDArray[np.intp], first: int, end: int) -> None:
-        """Match ``rows`` on a stretch of the stream, given in samples, and offer what reaches the threshold."""
+    def look(self, rows: NDArray[np.intp], first: int, end: int) -> list[KeywordEvent]:
+        """``rows`` matched on a stretch of the stream inside the window, given in samples; the best first."""
         begin = self._samples - len(self._heard)
         frames = self.matcher.encode(self._heard[first - begin : end - begin])
         scores = self.matcher.match(frames, self.enrolled, rows=rows)["score"]
         if self.cohort is not None:
             scores = self.cohort.measured(self.matcher, frames, scores, rows)
-        for place in np.argsort(-scores, kind="stable"):
-            if not scores[place] >= self.threshold:
-                break
-            row = int(rows[place])
-            times = (first / self.sample_rate, end / self.sample_rate)
-            text = self.enrolled.texts[self.enrolled.owner[row]]
-            self._offer(KeywordEvent(text, row, *times, float(scores[place]), self.seconds))
+        times = (first / self.sample_rate, end / self.sample_rate)
+        owners = [self.enrolled.texts[self.enrolled.owner[row]] for row in rows]
+        return [
+            KeywordEvent(owners[place], int(rows[place]), *times, float(scores[place]), self.seconds)
+            for place in np.argsort(-scores, kind="stable")
+        ]
 
     def _offer(self, event: KeywordEvent) -> None:
         """Let ``event`` wait, unless it was told already or something better is in its place."""
-        if any(_same(event, told) for told in self._told):
+        if any(same(event, told) for told in self._told):
             return
-        rivals = [other for other in self._waiting if _same(event, other)]
+        rivals = [other for other in self._waiting if same(event, other)]
         if all(event.score > other.score for other in rivals):
             since = min([other.time_s for other in rivals], default=event.time_s)  # a better one begins no new wait
             self._waiting = [other for other in self._waiting if other not in rivals]
@@ -193,7 +194,7 @@ class KeywordStream:
         return 4 * (self.window + self.hop - 1)
 
 
-def _same(a: KeywordEvent, b: KeywordEvent) -> bool:
+def same(a: KeywordEvent, b: KeywordEvent) -> bool:
     """Whether both cannot have been said: one keyword twice in one place, or two in mostly the same."""
     shared = _shared((a.start_s, a.end_s), (b.start_s, b.end_s))
     return shared > (0 if a.keyword == b.keyword else SAME)
