@@ -20,6 +20,7 @@ from lightsleeper.deploy.cohort import Cohort
 from lightsleeper.deploy.detection import IMPOSSIBLE
 from lightsleeper.deploy.keyword_stream import KeywordEvent, KeywordStream, detect_stream, longest_s, same
 from lightsleeper.deploy.many_keywords import ManyKeywords
+from lightsleeper.deploy.runtime import Matcher
 from lightsleeper.errors import UserError
 
 PARTS = ("latency", "normalize", "threshold")
@@ -28,14 +29,11 @@ TARGET = 1.3  # cost of ten against one
 RATES = (20.0, 10.0, 5.0, 2.0, 1.0)  # false alarms an hour
 
 
-def run(args: Any) -> dict[str, Any]:
-    """Measure, print and return all numbers. ``args``: ``model`` (run or MODEL.onnx), ``part``, ``quick``, ``repeats``,
-    ``threads``. Raises UserError for a model that takes no keywords at once."""
-    from lightsleeper.cli.sources import locate, open_keywords
-
+def run(args: Any, matcher: Matcher | ManyKeywords) -> dict[str, Any]:
+    """Measure, print and return all numbers. ``args``: ``model`` (its name), ``part``, ``quick``, ``repeats``,
+    ``threads``. Raises UserError for a matcher that takes no keywords at once."""
     parts = chosen_parts("keywords", args.part, PARTS)
     threads = args.threads or 1
-    matcher = open_keywords(locate(args.model, args.runs_dir), threads, args.model)
     if not isinstance(matcher, ManyKeywords):
         raise UserError(f"{args.model} has no graphs for many keywords: export its run again.")
     repeats = args.repeats or (2 if args.quick else 5)

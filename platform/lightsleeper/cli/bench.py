@@ -210,7 +210,7 @@ def main(args: argparse.Namespace) -> int:
     from lightsleeper.stages.console import stoppable
 
     with nullcontext() if args.what in TRAINING else machine_lock(), stoppable():
-        result = {"dsp": dsp, "loader": loader, "overhead": overhead}.get(args.what, method)(args)
+        result = OWN.get(args.what, method)(args)
     if args.json:
         from lightsleeper.files import write_json
 
@@ -282,6 +282,15 @@ def overhead(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+def keywords(args: argparse.Namespace) -> dict[str, Any]:
+    from lightsleeper.cli.sources import locate, open_keywords
+
+    matcher = open_keywords(locate(args.model, args.runs_dir), args.threads or 1, args.model)
+    from lightsleeper.bench import keywords as bench
+
+    return bench.run(args, matcher)
+
+
 def _recipe(args: argparse.Namespace) -> tuple[Any, list[str]]:
     """The merged recipe and its overrides as `lightning run` takes them."""
     from lightsleeper.recipe import load
@@ -294,3 +303,7 @@ def _recipe(args: argparse.Namespace) -> tuple[Any, list[str]]:
 def _verdict(text: str, share: float, target: float) -> None:
     print(f"{text:30}{100 * share:9.2f} % of a step; target {100 * target:.0f} %: "
           f"{'reached' if share <= target else 'MISSED'}")  # fmt: skip
+
+
+OWN = {"dsp": dsp, "loader": loader, "overhead": overhead, "keywords": keywords}
+"""Those that need more than their arguments."""
