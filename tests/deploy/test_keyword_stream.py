@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from lightsleeper.deploy.cohort import Cohort
 from lightsleeper.deploy.detection import detect, detect_all
 from lightsleeper.deploy.keyword import Keyword
@@ -9,6 +10,8 @@ from lightsleeper.deploy.keyword_stream import KeywordStream, detect_stream
 from lightsleeper.deploy.many_keywords import ManyKeywords, has_graphs
 from lightsleeper.deploy.runtime import OnnxModel, TorchModel
 from lightsleeper.errors import UserError
+from lightsleeper.models.kws_dsp import KeywordDSP
+from lightsleeper.models.kws_phoneme import KeywordPhoneme
 from lightsleeper.phones import PHONE_IDS
 from tiny_matcher import TinyMatcher
 from tiny_tones import RATE, Tones, silence, spoken
@@ -193,3 +196,27 @@ def test_exported_files_find_what_the_model_finds(matcher: ManyKeywords, tmp_pat
     files, live = (list(detect_stream(stream(m, *keywords), sentence())) for m in (exported, matcher))
     assert [(e.keyword, e.start_s, e.end_s) for e in files] == [(e.keyword, e.start_s, e.end_s) for e in live]
     assert OnnxModel(tmp_path / "model.onnx").threshold == -1.0
+
+
+TINY_ENCODER = {"dim": 16, "blocks": 1, "heads": 2, "kernel": 3, "n_mels": 20}
+
+
+@pytest.mark.parametrize("family", ["phone", "word", "phoneme"])
+def test_shipped_families_listen_and_a_whole_clip_scores_as_their_main_graph(family: str) -> None:
+    torch.manual_seed(0)
+    model = (
+        KeywordPhoneme({"encoder": TINY_ENCODER}, width=16)
+        if family == "phoneme"
+        else KeywordDSP(encoder=TINY_ENCODER, token=family, dim=8)  # type: ignore[arg-type]
+    )
+    single = TorchModel(model.eval())
+    many = single.many()
+    assert many is not None
+    audio, keywords = sentence(), [typed("stop", STOP), typed("light", "L IH T", LIGHT)]
+    for found, ways in zip(detect_all(many, audio, keywords), keywords, strict=True):
+        best = max(detect(single, audio, way).score for way in ways)
+        assert found.score == pytest.approx(best, abs=1e-3)
+    listening = KeywordStream(many, many.enroll(keywords), threshold=-1e9, least_fit=-np.inf)
+    found = list(detect_stream(listening, audio))
+    assert found
+    assert all(0 <= event.start_s < event.end_s <= event.time_s + 1e-6 for event in found)
