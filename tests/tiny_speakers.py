@@ -1,4 +1,4 @@
-"""A small stand-in for talking faces: a bar whose height follows the energy of the sound, or does not."""
+"""A small stand-in for talking faces: a bar that is as bright as the sound is loud, or does not care."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Bars(DataModule):
-    """Tracks of ``frames`` frames and a few more: a face that speaks moves with the sound, in a silent one it moves by
-    itself; sometimes nothing sounds.
+    """Tracks of ``frames`` frames and a few more: the bar of one that speaks follows the sound, that of a silent one
+    flickers by itself; sometimes nothing sounds.
 
     Args:
         tracks: To train on; half as many to validate and to test.
@@ -55,9 +55,9 @@ class _Bars(Dataset):
         loud = torch.rand(frames, generator=draw)
         speaks = (torch.arange(frames) // 7 + index) % 2
         sounds = loud * (torch.rand((), generator=draw) > 0.2)
-        height = torch.where(speaks.bool(), sounds, torch.rand(frames, generator=draw))
-        rows = torch.arange(self.edge)[None, :, None] < self.edge * height[:, None, None]
-        faces = (200 * rows.expand(frames, self.edge, self.edge)).to(torch.uint8)
+        bright = torch.where(speaks.bool(), sounds, torch.rand(frames, generator=draw))
+        rows = (torch.arange(self.edge) // (self.edge // 4) == 2)[None, :, None]  # the third quarter from above
+        faces = (250 * rows * bright[:, None, None]).expand(frames, self.edge, self.edge).to(torch.uint8)
         mfcc = torch.randn(4 * frames, 13, generator=draw) * 0.1
         mfcc[:, 0] += 4 * sounds.repeat_interleave(4)
         one = torch.ones(1, frames)

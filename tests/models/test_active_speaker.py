@@ -115,12 +115,13 @@ def test_the_threshold_has_the_highest_f1():
 @pytest.mark.slow
 def test_it_learns_who_speaks_and_is_judged_by_tracks():
     L.seed_everything(0, verbose=False)
-    data, model = Bars(96, 20), ActiveSpeaker(size="small", past_frames=4, lr=3e-3)
-    trainer = L.Trainer(max_epochs=10, **PLAIN)
+    data = Bars(480, 20, batch=16)
+    model = ActiveSpeaker(size="small", time="framewise", past_frames=4, lr=3e-3)
+    trainer = L.Trainer(max_epochs=3, **PLAIN)
     trainer.fit(model, datamodule=data)
     model.eval().calibrate(data.val_dataloader())
     trainer.test(model, datamodule=data, verbose=False)
-    assert model.measured["test/map"].value > 0.75
+    assert model.measured["test/map"].value > 0.7  # 0.49 without a look; 0.82 on validation when it was written
     assert {"test/f1", "test/map_middle", "test/map_faces1"} <= set(model.measured)
 
 
