@@ -393,3 +393,10 @@ def test_parameters_follow_keyword_arguments_into_parent_classes(folder):
 def test_types_are_told_as_text_and_as_schema(typehint, text, schema):
     assert type_text(typehint) == text
     assert type_schema(typehint) == schema
+
+
+def test_data_of_an_earlier_step_are_not_built_without_it():
+    from lightsleeper.recipe.parsing import build_data
+
+    with pytest.raises(UserError, match="data.encoder: is of the earlier step 'encoder': name a finished run's folder"):
+        build_data(load(["asd_streaming"]))
