@@ -398,5 +398,5 @@ def test_types_are_told_as_text_and_as_schema(typehint, text, schema):
 def test_data_of_an_earlier_step_are_not_built_without_it():
     from lightsleeper.recipe.parsing import build_data
 
-    with pytest.raises(UserError, match="data.encoder: is of the earlier step 'encoder': name a finished run's folder"):
+    with pytest.raises(UserError, match="encoder: is of the earlier step 'encoder': name a finished run's folder"):
         build_data(load(["asd_streaming"]))
