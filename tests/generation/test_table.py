@@ -1,4 +1,5 @@
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from lightsleeper.generation import table as tables
 from lightsleeper.generation.table import SplitTable
 
 
+@cache
 def conditions(**more):
+    """Those of this machine, whose name is in no file."""
     made = tables.conditions(tiny.llama(**more), 2, 1, "gloo", "cpu", "as it is")
     return replace(made, device="a machine")
 
