@@ -90,3 +90,25 @@ def test_the_main_recipe_goes_through_every_stage(
     assert found[0]["keyword"] == "turn on the light"
     assert main(["show", "last"]) == 0
     assert "test/auc_hard" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_second_verifier_reuses_encoder_and_phoneme_vectors_and_a_changed_encoder_makes_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    prepare(monkeypatch, tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    encoder = "--requires.vectors.set.requires.encoder.set"
+    small = [f"--{place}trainer.accelerator=cpu" for place in ("", "requires.vectors.set.")]
+    small += [f"{encoder}.trainer.accelerator=cpu", "--run.stages=[fit,finalize]"]
+    words = ["run", "kws_phoneme", "overlays/phoneme_tiny", *small]
+    steps = []
+    for change in ([], ["--model.verifier=aligned"], [f"{encoder}.model.blocks=1"]):
+        assert main([*words, *change]) == 0, capsys.readouterr().err
+        steps.append({name: len(list(Path("runs", name).glob("20*"))) for name in ("kws_encoder", "kws_p2v")})
+    assert steps == [
+        {"kws_encoder": 1, "kws_p2v": 1},
+        {"kws_encoder": 1, "kws_p2v": 1},
+        {"kws_encoder": 2, "kws_p2v": 2},
+    ]
