@@ -15,10 +15,10 @@ def test_a_required_step_is_a_run_of_the_arm_that_it_is():
     found = list(shared.trainings(groups, ["g"], 2, ["--data.seed=0"]))
     assert [(t.arm.name, t.seed) for t in found] == [("base", 7), ("tuned", 7), ("base", 8), ("tuned", 8)]
     assert found[0].arm.files == ("kws_dsp", "overlays/small")
-    assert found[0].overrides == ("--data.seed=0", "--seed_everything=7", "--model.lr=0.1")
+    assert found[0].overrides == ("--model.lr=0.1", "--data.seed=0", "--seed_everything=7")
     assert found[1].overrides == (
-        "--data.seed=0", "--seed_everything=7", "--model.lr=0.2", "--requires.base.set.data.seed=0",
-        "--requires.base.set.seed_everything=7", "--requires.base.set.model.lr=0.1",
+        "--model.lr=0.2", "--data.seed=0", "--seed_everything=7", "--requires.base.set.model.lr=0.1",
+        "--requires.base.set.data.seed=0", "--requires.base.set.seed_everything=7",
     )  # fmt: skip
 
 

@@ -40,11 +40,11 @@ Kinds = Any  # what add_subparsers gives
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(
         dest="what",
-        metavar="BENCHMARK",
         required=True,
     )
     for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _phoneme, _prefill, _asd, _typed):
         add(kinds)
+    kinds.metavar = "|".join(kinds.choices)
     for kind in kinds.choices.values():
         kind.add_argument("--json", metavar="FILE", help="write all numbers to FILE")
 
