@@ -11,6 +11,7 @@ import tiny_transformers as tiny
 import torch
 import transformers as T
 from lightsleeper.generation.ranks import Rank
+from lightsleeper.generation.rope import forget
 from lightsleeper.generation.runahead import Runahead, continued, positions
 from lightsleeper.generation.split import ends
 from torch import Tensor
@@ -183,6 +184,7 @@ def _compare(chain: Runahead, before: int, split: tuple[int, ...], greedy: bool,
         found["logits"] = float((done.logits - logits).abs().max())
         if greedy:
             mine = continued(model, ids, done, NEW_TOKENS, do_sample=False)
+            forget(model)  # the frequencies of all those tokens
             theirs = model.generate(
                 ids, max_new_tokens=NEW_TOKENS, do_sample=False, attention_mask=torch.ones_like(ids)
             )

@@ -169,6 +169,7 @@ def test_a_wrong_number_of_mfcc_frames_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_ten_thousand_frames_of_a_whole_network_leave_the_process_as_large_as_it_was():
     import resource
 

@@ -24,8 +24,8 @@ def by_length(model: nn.Module) -> list[nn.Module]:
 def whole_length(model: nn.Module, last_position: int) -> Iterator[None]:
     """Inside, such modules see ``last_position`` besides their own positions."""
     handles = []
+    forget(model)
     for module in by_length(model):
-        _forget(module)
         handles.append(module.register_forward_pre_hook(_appending(last_position), with_kwargs=True))
         handles.append(module.register_forward_hook(lambda module, inputs, output: _without_last(output)))
     try:
@@ -35,8 +35,13 @@ def whole_length(model: nn.Module, last_position: int) -> Iterator[None]:
             handle.remove()
 
 
+def forget(model: nn.Module) -> None:
+    """Back to the frequencies of a model that has not read anything yet: it keeps those of its longest text."""
+    for module in by_length(model):
+        _forget(module)
+
+
 def _forget(module: nn.Module) -> None:
-    """Back to the frequencies of a model that has not read anything yet."""
     for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
         setattr(module, name, module.original_max_seq_len)
     for name, buffer in list(module.named_buffers(recurse=False)):
