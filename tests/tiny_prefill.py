@@ -185,8 +185,9 @@ def _compare(chain: Runahead, before: int, split: tuple[int, ...], greedy: bool,
         if greedy:
             mine = continued(model, ids, done, NEW_TOKENS, do_sample=False)
             forget(model)  # the frequencies of all those tokens
+            turn = {"past_key_values": reference(model, ids[:, :before])[0]} if before else {}
             theirs = model.generate(
-                ids, max_new_tokens=NEW_TOKENS, do_sample=False, attention_mask=torch.ones_like(ids)
+                ids, max_new_tokens=NEW_TOKENS, do_sample=False, attention_mask=torch.ones_like(ids), **turn
             )
             found["same tokens"] = torch.equal(mine, theirs)
     return found
