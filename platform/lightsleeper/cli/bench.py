@@ -38,10 +38,7 @@ Kinds = Any  # what add_subparsers gives
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(
-        dest="what",
-        required=True,
-    )
+    kinds = parser.add_subparsers(dest="what", required=True)
     for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _phoneme, _prefill, _asd, _typed):
         add(kinds)
     kinds.metavar = "|".join(kinds.choices)

@@ -38,7 +38,7 @@ class SyntheticSpeakers(SpeakerTracks):
 
     Faces that do not speak keep still, chew, smile, laugh, or move their lips silently to another sentence; voices may
     come from somebody who is not in the picture; the sound is up to 80 ms late and noisy. Scenes are drawn once, about
-    1,000 frames of 112 pixels or 2,900 of 56 a second and core (measured, sound included), and kept in the cache
+    1,000 frames of 112 pixels or 2,900 of 56 a second and core (processor time, a one-off), and kept in the cache
     folder: 12.5 kB or 3.1 kB a frame. For the batches see `data.speaker_tracks.SpeakerTracks`.
 
     Args:
