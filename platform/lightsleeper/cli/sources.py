@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightsleeper.errors import UserError
-from lightsleeper.run_folder import ARCHITECTURE
+from lightsleeper.run_folder import ARCHITECTURE, EXPORT, RECORD
 
 if TYPE_CHECKING:
     from lightsleeper.deploy.detector import StreamModel
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightsleeper.deploy.runtime import Matcher
     from lightsleeper.deploy.spotting import StreamingSpotter
 
+FILES = {".onnx": "an ONNX file", ".tflite": "a LiteRT file"}
 SOURCE_HELP = "run folder, run id, 'last', folder with model.json, or exported MODEL.onnx"
 
 
@@ -27,9 +28,9 @@ def locate(source: str, runs_dir: str | None) -> Path:
     from lightsleeper.tracking import runs
 
     path = Path(source)
-    if path.suffix == ".onnx":
+    if path.suffix in FILES:
         if not path.is_file():
-            raise UserError(f"{source} does not exist: expected an ONNX file.")
+            raise UserError(f"{source} does not exist: expected {FILES[path.suffix]}.")
         return path
     if path.is_file():
         raise UserError(f"{source}: expected a run folder, a run id or an .onnx file.")
@@ -42,6 +43,8 @@ def locate(source: str, runs_dir: str | None) -> Path:
 
 def is_detector(path: Path) -> bool:
     """Whether what `locate` found is a wake-word detector: a graph with state that scores, or a family of them."""
+    if path.suffix == ".tflite":
+        return True  # nothing else is written as one
     if path.suffix == ".onnx":
         from lightsleeper.deploy.onnx_graph import OnnxGraph
 
@@ -55,6 +58,8 @@ def is_detector(path: Path) -> bool:
 
 def is_spotter(path: Path) -> bool:
     """Whether what `locate` found is a word spotter."""
+    if path.suffix == ".tflite":
+        return False
     if path.suffix == ".onnx":
         from lightsleeper.deploy.hops import streams
         from lightsleeper.deploy.onnx_graph import OnnxGraph
@@ -70,6 +75,8 @@ def is_spotter(path: Path) -> bool:
 
 def judges_faces(path: Path) -> bool:
     """Whether what `locate` found says who speaks in a video."""
+    if path.suffix == ".tflite":
+        return False
     if path.suffix == ".onnx":
         from lightsleeper.deploy.onnx_graph import OnnxGraph
         from lightsleeper.deploy.speaking import is_graph
@@ -110,15 +117,40 @@ def open_detector(path: Path, source: str, threads: int = 1) -> "StreamModel":
             f"{source} is no wake-word detector (it has {what}); `lightning detect {source} --keyword ... FILE` finds "
             "typed phrases."
         )
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx" and not _takes_features(path):
         return OnnxStream(path, threads)
     import torch
 
+    torch.set_num_threads(threads)
+    if path.suffix in FILES:
+        from lightsleeper.deploy.without_front import open_fronted
+
+        return open_fronted(path, recorded_threshold(path) if path.suffix == ".tflite" else float("nan"))
     from lightsleeper.deploy.finalize import load_model
 
-    torch.set_num_threads(threads)
     model = load_model(path)
     return TorchStream(model, model.export_spec()[0].metadata)
+
+
+def _takes_features(path: Path) -> bool:
+    """Whether the front end of an ONNX detector stayed outside."""
+    from lightsleeper.deploy.onnx_graph import OnnxGraph
+
+    return "features" in OnnxGraph(path).inputs
+
+
+def recorded_threshold(path: Path) -> float:
+    """The threshold that the record of the run around ``path`` has for this very file; nan where there is none."""
+    from lightsleeper.files import sha256
+    from lightsleeper.tracking.record import read
+
+    folder = path.resolve().parent
+    run = folder.parent if folder.name == EXPORT else folder
+    if not (run / RECORD).is_file():
+        return float("nan")
+    digest = sha256(path)
+    mine = [entry for entry in read(run).artifacts if entry.get("sha256") == digest and "threshold" in entry]
+    return float(mine[0]["threshold"]["value"]) if mine else float("nan")
 
 
 def _class_name(folder: Path) -> str:
@@ -147,6 +179,8 @@ def open_matcher(path: Path, threads: int = 1, source: str | None = None) -> "Ma
 
 def is_typed(path: Path) -> bool:
     """Whether what `locate` found matches typed keywords."""
+    if path.suffix == ".tflite":
+        return False
     if path.suffix == ".onnx":
         from lightsleeper.deploy.onnx_graph import OnnxGraph
 
