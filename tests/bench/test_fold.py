@@ -12,6 +12,7 @@ def result() -> dict:
     return fold.run(Namespace(quick=True, repeats=3, threads=1, part=[]))
 
 
+@pytest.mark.slow
 def test_the_result_is_json_and_holds_every_figure(result: dict):
     assert json.loads(json.dumps(result)) == result
     assert list(result["networks"]) == ["plain", "4 branches", "folded"]
@@ -20,6 +21,7 @@ def test_the_result_is_json_and_holds_every_figure(result: dict):
             assert 0 < row[name]["p10"] <= row[name]["median"] <= row[name]["p90"]
 
 
+@pytest.mark.slow
 def test_the_folded_network_is_equal_smaller_and_lighter(result: dict):
     plain, branched, folded = result["networks"].values()
     assert result["max_difference"] <= fold.EQUAL
@@ -29,6 +31,7 @@ def test_the_folded_network_is_equal_smaller_and_lighter(result: dict):
     assert folded["norms"] == 0
 
 
+@pytest.mark.slow
 def test_the_table_names_its_conditions_and_the_verdict(result: dict):
     table = fold.render(result)
     assert f"torch {torch.__version__}" in table

@@ -59,6 +59,7 @@ def test_an_unknown_part_is_refused():
         pdp.run(arguments(part=["speed"]))
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_digits_are_split_by_speaker(real_data: Path):
     train, test = pdp_accuracy._digits(real_data / "spoken_digits")

@@ -126,6 +126,7 @@ def test_a_keyword_that_nobody_says_is_not_in_the_mean():
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.timeout(1800)
 def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))

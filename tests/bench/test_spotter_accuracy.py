@@ -126,6 +126,7 @@ def test_nothing_finished_is_said(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 @pytest.mark.timeout(1800)
 def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))

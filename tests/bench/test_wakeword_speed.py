@@ -49,6 +49,7 @@ def result(engine: str, tmp_path_factory) -> dict:
         return wakeword.run(Namespace(out=str(tmp_path_factory.mktemp("models")), **given))
 
 
+@pytest.mark.slow
 def test_the_result_is_json_and_holds_every_figure_of_every_network(result: dict):
     assert json.loads(json.dumps(result)) == result
     assert list(result["networks"]) == ["RepCNN folded", "RepCNN branched", "BC-ResNet-1"]
@@ -68,6 +69,7 @@ def test_the_result_is_json_and_holds_every_figure_of_every_network(result: dict
     assert folded["hop_ms"] == 20
 
 
+@pytest.mark.slow
 def test_the_engine_is_timed_on_the_same_audio_by_chunk(result: dict):
     found = result["engine"]
     assert (found["engine"], found["keyword"], found["frame_ms"]) == ("pvporcupine 9.9.9", "jarvis", 32)
@@ -78,6 +80,7 @@ def test_the_engine_is_timed_on_the_same_audio_by_chunk(result: dict):
         assert short["graph"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_the_tables_name_bars_and_verdicts(result: dict):
     text = "\n".join(wakeword_speed.report(result))
     assert "RepCNN branched" in text

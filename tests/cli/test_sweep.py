@@ -135,6 +135,7 @@ def test_objectives_are_read_from_record_and_metrics(sweep: Run, tmp_path: Path)
         assert f"artifact.bytes {found[0].artifacts[0]['bytes']}" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_hyperband_stops_trials_but_none_inside_a_ramp(sweep: Run, tmp_path: Path):
     parameters = {"model.width": {"values": [16, 8, 6, 4, 3, 2]}}  # each worse than the one before
     prune = "--callbacks.prune={class_path: tiny_family.TinyPrune}"  # reaches its target with the second of four epochs

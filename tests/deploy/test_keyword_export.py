@@ -13,7 +13,10 @@ from lightsleeper.models.kws_dsp import KeywordDSP
 ENCODER = {"dim": 16, "blocks": 1, "heads": 2, "kernel": 3, "n_mels": 20}
 
 
-@pytest.fixture(scope="module", params=["phone", pytest.param("word", marks=pytest.mark.slow)])
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["phone", "word"])
 def deliverable(request, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)

@@ -250,6 +250,7 @@ WORKER = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_however_rows_are_spread(tmp_path: Path):
     script = tmp_path / "worker.py"
     script.write_text(textwrap.dedent(WORKER))

@@ -235,6 +235,7 @@ RANK = """
 """
 
 
+@pytest.mark.slow
 def test_processes_share_what_one_of_them_saw(tmp_path: Path):
     (tmp_path / "rank.py").write_text(textwrap.dedent(RANK))
     with socket.socket() as probe:

@@ -184,6 +184,7 @@ def test_encoders_of_another_kind_are_refused(tmp_path: Path):
 # Export.
 
 
+@pytest.mark.slow
 def test_it_exports_a_step_with_its_state_and_the_encoders(tmp_path: Path):
     """Parity with random states, one to three faces, some of them gone."""
     torch.manual_seed(0)

@@ -258,6 +258,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     prepare(monkeypatch, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("world")
 def test_a_run_goes_through_every_stage_and_leaves_a_parent() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -108,6 +108,7 @@ def test_a_face_that_comes_back_begins_anew():
     assert first[0].score == again[0].score
 
 
+@pytest.mark.slow
 def test_ten_thousand_frames_need_no_more_memory_than_ten():
     """A fusion without its encoders, which are slow: they keep tensors of fixed shapes."""
     net = network(FusionSpec(layers=2, past=8, future=2), "framewise").float()

@@ -220,6 +220,7 @@ def _claim_and_die(path: str) -> None:
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_two_parents_share_one_study(tmp_path: Path):
     path = write_sweep(tmp_path, FIT, parameters=TWELVE)
     first = Sweep(str(path), "--id", "s-1")
@@ -230,6 +231,7 @@ def test_two_parents_share_one_study(tmp_path: Path):
     assert len(pids) == 2
 
 
+@pytest.mark.slow
 def test_required_steps_run_once_for_all_trials(tmp_path: Path):
     from tiny_runs import two_recipes
 

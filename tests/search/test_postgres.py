@@ -90,6 +90,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 def test_two_machines_finish_a_study_together_and_no_trial_runs_twice(server: str, folders: list[Path]):
     words = ("--storage", server, "--id", "pg-1")
     processes = [fork.Process(target=sweep, args=(folder, str(folder), *words)) for folder in folders]

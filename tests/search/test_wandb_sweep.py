@@ -91,6 +91,7 @@ def assert_is_trial(record: Record, server: StandIn, run: str) -> None:
 # --- registration ---
 
 
+@pytest.mark.slow
 def test_wandb_takes_every_shipped_sweep_as_it_is(server: StandIn):
     for name, file in shipped("sweeps").items():
         result = wandb("sweep", str(file))
