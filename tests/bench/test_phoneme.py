@@ -7,6 +7,7 @@ from lightsleeper.bench import phoneme_accuracy as bench
 from lightsleeper.bench import phoneme_people as people
 from lightsleeper.bench.phoneme_arms import ARMS, ENTRANTS, PAIRS, settings, trainings
 from lightsleeper.bench.phoneme_orders import LEAST, Order, keywords_of, mean_auc, read_orders
+from lightsleeper.bench.trainings import Training
 from lightsleeper.cli import bench as command
 from lightsleeper.errors import UserError
 from lightsleeper.stages.plan import check_settings
@@ -88,7 +89,7 @@ def test_fine_tuning_begins_with_the_runs_of_the_accuracy_part(tmp_path: Path):
     assert len(found) == (3 + 1) * len(people.ARMS)
     assert found[-1][1] == "trained, tested on a and b, without three, seven, nine"
     for name, (arm, _, _) in people.ARMS.items():
-        base = bench.Training(arm, 7, settings(arm, 7, False)).plan.hash
+        base = Training(arm, 7, settings(arm, 7, False)).plan.hash
         training = next(training for training, _ in found if training.arm.name == name)
         assert training.plan.steps["base"].hash == base
 

@@ -4,13 +4,11 @@ The encoders of a seed are trained once, with the GRU behind them; what they mak
 learns from that. A few points are trained whole, encoders and fusion together, to see whether the order holds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightsleeper.bench.trainings import FIRST_SEED, Arm, Training, train
-from lightsleeper.errors import UserError
+from lightsleeper.bench.trainings import FIRST_SEED, Arm, Training
 from lightsleeper.tracking.record import read
 
 SEEDS, QUICK_SEEDS = 3, 1
@@ -79,28 +77,6 @@ def with_seeds(arm: Arm, seeds: Sequence[int]) -> list[Training]:
 
 def seeds_of(count: int | None, quick: bool) -> list[int]:
     return list(range(FIRST_SEED, FIRST_SEED + (count or (QUICK_SEEDS if quick else SEEDS))))
-
-
-def train_all(todo: Sequence[Training], out: Path, workers: int, collect: bool) -> Iterator[tuple[Training, Path]]:
-    """Finished runs in the order of ``todo``, up to ``workers`` trained at once; with ``collect`` only those there.
-
-    Raises UserError where a training fails, and for ``collect`` where none is finished.
-    """
-    if collect:
-        found = [(training, folder) for training in todo if (folder := training.plan.finished(out)) is not None]
-        if not found:
-            raise UserError(f"no training in {out} is finished.")
-        yield from found
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        for number, (training, folder) in enumerate(zip(todo, pool.map(_trainer(out), todo), strict=True), start=1):
-            value = read(folder).metrics["test/map"]["value"]
-            print(f"  {number}/{len(todo)} {training.arm.name}, seed {training.seed}: mAP {value:.4f}", flush=True)
-            yield training, folder
-
-
-def _trainer(out: Path) -> Callable[[Training], Path]:
-    return lambda training: train(training, out)
 
 
 def row_of(training: Training, folder: Path) -> Row:

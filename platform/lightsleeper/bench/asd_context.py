@@ -13,7 +13,7 @@ import torch
 
 from lightsleeper.bench import asd_arms as arms
 from lightsleeper.bench.asd_arms import Row, row_of, value
-from lightsleeper.bench.trainings import Training
+from lightsleeper.bench.trainings import Training, finished
 from lightsleeper.deploy.finalize import load_model
 from lightsleeper.recipe import load
 from lightsleeper.recipe.parsing import build_data
@@ -41,9 +41,10 @@ def run(
     numbers = arms.seeds_of(seeds, quick)
     first = arms.with_seeds(arms.encoder(quick), numbers)  # before the others: they would all train it
     todo = [training for name in chosen for training in trainings(name, numbers, quick)]
-    rows = []
-    for part in (first, todo):
-        rows += [row_of(*found) for found in arms.train_all(part, out, workers, collect)]
+    parts = [[*first, *todo]]
+    if not collect:  # a seed after the other, so that what is finished compares early
+        parts = [[t for t in part if t.seed == seed] for seed in numbers for part in (first, todo)]
+    rows = [row_of(*found) for part in parts for found in finished(part, out, "map", collect, workers)]
     return {"seeds": numbers, "rows": rows, "flexible": _budgets(rows, quick)}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightsleeper.bench import asd_arms as arms
 from lightsleeper.bench.asd_arms import row_of, value
-from lightsleeper.bench.trainings import Arm
+from lightsleeper.bench.trainings import Arm, finished
 
 MODALITIES = ("both", "audio", "video")
 BAR = 0.15  # of mAP by which each single sense has to stay behind
@@ -24,7 +24,7 @@ def run(
     """Train what ``out`` does not hold yet, ``workers`` at once, then compare. Raises UserError as part context."""
     numbers = arms.seeds_of(seeds, quick)
     todo = [training for name in MODALITIES for training in arms.with_seeds(_arm(name, quick), numbers)]
-    rows = [row_of(*found) for found in arms.train_all(todo, out, workers, collect)]
+    rows = [row_of(*found) for found in finished(todo, out, "map", collect, workers)]
     return {"seeds": numbers, "rows": rows}
 
 

@@ -4,7 +4,6 @@ Each training is a run of a shipped recipe with a record of its own in ``out``; 
 arms meet the same pairs, and an arm's scores (its verifier, what it is fused with) are judged each on their own.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
@@ -14,7 +13,7 @@ import numpy as np
 
 from lightsleeper.bench.phoneme_arms import ARMS, ENTRANTS, PAIRS, Entrant, trainings
 from lightsleeper.bench.timing import timed
-from lightsleeper.bench.trainings import Training, train
+from lightsleeper.bench.trainings import finished
 from lightsleeper.data.lexicon import Lexicon
 from lightsleeper.deploy.onnx_graph import OnnxGraph
 from lightsleeper.deploy.runtime import Matcher
@@ -48,23 +47,11 @@ def run(
     if unknown := [name for name in names if name not in ARMS]:
         raise UserError(f"bench phoneme: no arm '{unknown[0]}'; expected {', '.join(ARMS)}.")
     todo = list(trainings(names, seeds or (QUICK_SEEDS if quick else SEEDS), quick))
-    rows = []
-    for number, training in enumerate(todo, start=1):
-        folder = training.plan.finished(out) if collect else _trained(training, out, f"{number}/{len(todo)}")
-        if folder is not None:
-            rows.append(row_of(training.arm.name, training.seed, folder))
-    if not rows:
-        raise UserError(f"no training in {out} is finished.")
+    rows = [
+        row_of(training.arm.name, training.seed, folder)
+        for training, folder in finished(todo, out, "auc_hard", collect)
+    ]
     return {"trainings": len(todo), "rows": rows, "found": [found for pair in PAIRS if (found := compare(rows, *pair))]}
-
-
-def _trained(training: Training, out: Path, place: str) -> Path:
-    began = time.monotonic()
-    folder = train(training, out)
-    hard = read(folder).metrics["test/auc_hard"]["value"]
-    took = time.monotonic() - began
-    print(f"  {place} {training.arm.name}, seed {training.seed}: AUC hard {hard:.4f}, {took:.0f} s", flush=True)
-    return folder
 
 
 def row_of(arm: str, seed: int, folder: Path) -> Row:

@@ -6,7 +6,6 @@ difference draws trainings and streams, the same streams on both sides.
 """
 
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from lightsleeper.bench.spotter_arms import GROUPS, trainings
-from lightsleeper.bench.trainings import Training, train
+from lightsleeper.bench.trainings import finished
 from lightsleeper.deploy.onnx_graph import OnnxGraph
-from lightsleeper.errors import UserError
 from lightsleeper.metrics.comparison import permutation_test
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.metrics.resampling import interval
@@ -51,23 +49,11 @@ def run(
     """
     names = list(only or GROUPS)
     todo = list(trainings(names, seeds or (QUICK_SEEDS if quick else SEEDS), quick))
-    rows = []
-    for number, training in enumerate(todo, start=1):
-        folder = training.plan.finished(out) if collect else _trained(training, out, f"{number}/{len(todo)}")
-        if folder is not None:
-            rows.append(row_of(training.arm.name, training.arm.label, training.seed, folder))
-    if not rows:
-        raise UserError(f"no training in {out} is finished.")
+    rows = [
+        row_of(training.arm.name, training.arm.label, training.seed, folder)
+        for training, folder in finished(todo, out, "f1", collect)
+    ]
     return {"trainings": len(todo), "groups": names, "rows": rows, "found": compared(rows, names)}
-
-
-def _trained(training: Training, out: Path, place: str) -> Path:
-    began = time.monotonic()
-    folder = train(training, out)
-    f1 = read(folder).metrics["test/f1"]["value"]
-    took = time.monotonic() - began
-    print(f"  {place} {training.arm.name}, seed {training.seed}: F1 {f1:.4f}, {took:.0f} s", flush=True)
-    return folder
 
 
 def row_of(arm: str, label: str, seed: int, folder: Path) -> Row:

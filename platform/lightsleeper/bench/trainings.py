@@ -7,7 +7,9 @@ compared.
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +100,37 @@ def train(training: Training, out: Path) -> Path:
             f"training {training.arm.name}, seed {training.seed}: {lines[-1] if lines else 'it was stopped'}"
         )
     return folder
+
+
+def finished(
+    todo: Sequence[Training], out: Path, headline: str, collect: bool = False, workers: int = 1
+) -> Iterator[tuple[Training, Path]]:
+    """Each training with its finished run, in the order of ``todo``, up to ``workers`` trained at once.
+
+    ``headline``: the test metric that is printed when one is done. ``collect``: train nothing, give those that are
+    there. Raises UserError where a training fails, and where none is finished.
+    """
+    if collect:
+        found = [(training, folder) for training in todo if (folder := training.plan.finished(out)) is not None]
+        if not found:
+            raise UserError(f"no training in {out} is finished.")
+        yield from found
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        done = pool.map(lambda training: _timed(training, out), todo)
+        for number, (training, (folder, seconds)) in enumerate(zip(todo, done, strict=True), start=1):
+            value = read(folder).metrics[f"test/{headline}"]["value"]
+            print(
+                f"  {number}/{len(todo)} {training.arm.name}, seed {training.seed}: {headline} {value:.4f}, "
+                f"{seconds:.0f} s",
+                flush=True,
+            )
+            yield training, folder
+
+
+def _timed(training: Training, out: Path) -> tuple[Path, float]:
+    began = time.monotonic()
+    return train(training, out), time.monotonic() - began
 
 
 def _unfinished(out: Path, todo: Plan) -> Path | None:

@@ -6,7 +6,6 @@ what each would do at the threshold that its validation set is in the tables bes
 """
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightsleeper.bench.trainings import Training, train
+from lightsleeper.bench.trainings import Training, finished
 from lightsleeper.bench.wakeword_arms import GROUPS, trainings
-from lightsleeper.errors import UserError
 from lightsleeper.metrics.comparison import permutation_test, relative_reduction, sign_flip_test
 from lightsleeper.metrics.localisation import WITHIN_MS
 from lightsleeper.run_folder import DETAILS
@@ -44,13 +42,10 @@ def run(
     """
     names = list(only or (("branches", "localisation") if quick else GROUPS))
     todo = list(trainings(names, seeds or (QUICK_SEEDS if quick else SEEDS), quick))
-    rows = []
-    for number, training in enumerate(todo, start=1):
-        folder = training.plan.finished(out) if collect else _trained(training, out, f"{number}/{len(todo)}")
-        if folder is not None:
-            rows.append(_row(training, folder))
-    if not rows:
-        raise UserError(f"no training in {out} is finished.")
+    rows = [
+        _row(training, folder)
+        for training, folder in finished(todo, out, f"frr_at_{FA_PER_HOUR:g}_fa_per_hour", collect)
+    ]
     return {
         "target": FA_PER_HOUR,
         "trainings": len(todo),
@@ -58,15 +53,6 @@ def run(
         "rows": rows,
         "found": compared(rows, names),
     }
-
-
-def _trained(training: Training, out: Path, place: str) -> Path:
-    began = time.monotonic()
-    folder = train(training, out)
-    frr = read(folder).metrics[f"test/frr_at_{FA_PER_HOUR:g}_fa_per_hour"]["value"]
-    took = time.monotonic() - began
-    print(f"  {place} {training.arm.name}, seed {training.seed}: FRR {frr:.4f}, {took:.0f} s", flush=True)
-    return folder
 
 
 def _row(training: Training, folder: Path) -> Row:
