@@ -5,7 +5,6 @@ DSP cuts the frames into one run per token, and the distance between run means a
 encoder's CTC likelihood of the typed phones is a second score, and `fused` weighs both on validation.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +14,13 @@ from torch import Tensor, nn
 
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Batch, ExportGraph, SavedModel, read_model
-from lightsleeper.models.keyword import KeywordFamily
+from lightsleeper.models.keyword_fused import FusedKeyword
 from lightsleeper.models.kws_dsp_graphs import graphs
 from lightsleeper.models.kws_encoder import load_encoder
 from lightsleeper.nn.ctc import keyword_score
-from lightsleeper.nn.fusion import logistic_weights
 from lightsleeper.nn.matching import IMPOSSIBLE, Head, Partition, Pooling
-from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
-from lightsleeper.nn.ranges import above_zero, at_least
+from lightsleeper.nn.optimizer import Schedule
+from lightsleeper.nn.ranges import at_least
 from lightsleeper.nn.text import Token
 from lightsleeper.phones import BLANK
 
@@ -31,7 +29,7 @@ CATALOG = ("KeywordDSP",)
 Score = Literal["fused", "dsp", "ctc"]
 
 
-class KeywordDSP(KeywordFamily):
+class KeywordDSP(FusedKeyword):
     """Open-vocabulary keyword spotter: does this clip say this text?
 
     Args:
@@ -62,9 +60,6 @@ class KeywordDSP(KeywordFamily):
         weight_decay: Decoupled weight decay.
     """
 
-    fusion: Tensor
-    headline = ("test/auc_easy", "test/auc_hard", "test/eer_easy", "test/eer_hard")
-
     def __init__(
         self,
         encoder: str | Path | dict[str, Any] | None = None,
@@ -90,11 +85,12 @@ class KeywordDSP(KeywordFamily):
         weight_decay: float = 0.01,
     ) -> None:
         others = [p for p in compare or [] if p != partition]
-        super().__init__({"shipped": "", **{name: f"{name}_" for name in (partition, "ctc", *others)}})
+        kind = partition if score == "dsp" else score
+        super().__init__(
+            (partition, "ctc"), others, kind, easy_negatives, train_encoder, lr, schedule, warmup_steps, weight_decay
+        )
         at_least(1, dim=dim)
         at_least(0, margin_positive=margin_positive, margin_negative=margin_negative)
-        at_least(0, easy_negatives=easy_negatives, warmup_steps=warmup_steps, weight_decay=weight_decay)
-        above_zero(lr=lr)
         if projector_layers not in (1, 2):
             raise ValueError(f"projector_layers must be 1 or 2; got {projector_layers}")
         if text_encoder != "phones" and token == "phone":
@@ -121,8 +117,6 @@ class KeywordDSP(KeywordFamily):
         }
         self.partition, self.compare = partition, others  # heads, shipped first
         self.loss, self.margin_positive, self.margin_negative = loss, margin_positive, margin_negative
-        self.easy_negatives, self.train_encoder, self.score_kind = easy_negatives, train_encoder, score
-        self.lr, self.schedule, self.warmup_steps, self.weight_decay = lr, schedule, warmup_steps, weight_decay
         width = encoder_architecture["dim"] + (40 if audio_features == "hidden+phones" else 0)
         self.audio_features = audio_features
         self.heads = nn.ModuleDict(
@@ -130,12 +124,8 @@ class KeywordDSP(KeywordFamily):
         )
         for head in self._heads().values():
             head.scale.requires_grad_(loss == "softmax")  # the hinge has no temperature; DDP waits for every gradient
-        self.register_buffer("fusion", torch.tensor([0.5, 0.5]))  # weights of dsp and ctc
         if start is not None:
             self._start_from(start)
-
-    def architecture(self) -> dict[str, Any]:
-        return dict(self._architecture)
 
     def _start_from(self, start: SavedModel) -> None:
         try:
@@ -154,12 +144,6 @@ class KeywordDSP(KeywordFamily):
     def _heads(self) -> dict[str, Head]:
         """By partition, the shipped one first."""
         return dict(self.heads.items())  # type: ignore[arg-type]
-
-    def train(self, mode: bool = True) -> "KeywordDSP":
-        super().train(mode)
-        if not self.train_encoder:
-            self.encoder.eval()
-        return self
 
     def _frames(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Audio features (B, N, width), log-probabilities (B, N, 40) and encoder frames (B,)."""
@@ -231,58 +215,21 @@ class KeywordDSP(KeywordFamily):
         loss = -logits.masked_fill(mask, -1e4).log_softmax(-1)[:, 0]
         return (loss * possible).sum() / possible.sum().clamp(min=1)
 
-    def score(self, batch: Batch) -> dict[str, Tensor]:
+    def judge(self, batch: Batch) -> dict[str, Tensor]:
         features, log_probs, frames = self._frames(batch)
         text = None if self.head.needs_phones else batch["text"]
         scores = {}
         for name, head in self._heads().items():
             distance = head(features, frames, batch["phones"], batch["words"], texts=text)
             scores[name] = -distance.clamp(max=-IMPOSSIBLE)
-        ctc = keyword_score(log_probs, frames, batch["phones"])
         own = scores.pop(self.partition)
-        return {"shipped": self._ship(own, ctc), self.partition: own, "ctc": ctc, **scores}
-
-    def _ship(self, dsp: Tensor, ctc: Tensor) -> Tensor:
-        if self.score_kind == "dsp":
-            return dsp
-        return ctc if self.score_kind == "ctc" else dsp * self.fusion[0] + ctc * self.fusion[1]
+        return {self.partition: own, "ctc": keyword_score(log_probs, frames, batch["phones"]), **scores}
 
     def locate(self, batch: Batch) -> Tensor:
         """Cuts (B, M+1) in encoder frames of 40 ms: token k spans frames [cuts[k], cuts[k+1])."""
         features, _, frames = self._frames(batch)
         text = None if self.head.needs_phones else batch["text"]
         return self.head.cuts(features, frames, batch["phones"], batch["words"], text)
-
-    @torch.no_grad()
-    def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Fusion weights by logistic regression, then the threshold at equal error, both on validation pairs."""
-        rows, kept = [], []
-        for batch in batches:
-            scores = self.score(batch)
-            rows.append(torch.stack([scores[self.partition], scores["ctc"]], dim=1))
-            kept.append({k: batch[k] for k in ("label", "kind", "episode", "word_count")})
-        if not rows:
-            return {}
-        features = torch.cat(rows).cpu()
-        labels = torch.cat([b["label"] for b in kept]).cpu()
-        solvable = features[:, 0] > IMPOSSIBLE  # a single -1e4 would outweigh all others in a logistic loss
-        if len(labels[solvable].unique()) == 2:
-            self.fusion.copy_(logistic_weights(features[solvable], labels[solvable]))
-        shipped = [self._ship(row[:, 0], row[:, 1]) for row in rows]
-        return self.set_threshold(zip(shipped, kept, strict=True))
-
-    def configure_optimizers(self) -> Any:
-        return scheduled_adamw(
-            self.trainer, self.parameters(), self.lr, self.weight_decay, self.schedule, self.warmup_steps
-        )
-
-    def context(self) -> dict[str, float | None]:
-        """The encoder's: it streams, and matching runs on the frames of a clip that it has gathered."""
-        return self.encoder.context()
-
-    def streaming(self) -> Any:
-        """The encoder's stream; matching runs on the frames it has gathered."""
-        return self.encoder.streaming()
 
     def export_spec(self) -> list[ExportGraph]:
         return graphs(self)

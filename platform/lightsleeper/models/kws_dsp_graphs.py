@@ -138,7 +138,8 @@ class _Match(nn.Module):
     def __init__(self, model: "KeywordDSP") -> None:
         super().__init__()
         self.head = model.head
-        self._ship = model._ship
+        self.register_buffer("fusion", model.fusion)
+        self._ship, self._partition = model.ship, model.partition
 
     def forward(
         self,
@@ -153,7 +154,7 @@ class _Match(nn.Module):
         distance, cuts = self.head.match_static(features, tokens, token_count, frame_count)
         ctc = keyword_score_static(log_probs, phones, phone_count, frame_count)
         dsp = -distance.clamp(max=-IMPOSSIBLE)
-        return self._ship(dsp, ctc), dsp, ctc, cuts
+        return self._ship({self._partition: dsp, "ctc": ctc}), dsp, ctc, cuts
 
 
 class _Detector(nn.Module):

@@ -15,18 +15,17 @@ from torch import Tensor
 
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import Batch, ExportGraph, SavedModel, read_model
-from lightsleeper.models.keyword import KeywordFamily
+from lightsleeper.models.keyword_fused import FusedKeyword
 from lightsleeper.models.kws_encoder import load_encoder
 from lightsleeper.models.kws_p2v import IMPOSSIBLE, Alignment, align, mean_cosine, refresh, stale
 from lightsleeper.models.kws_phoneme_graphs import graphs
 from lightsleeper.models.kws_rows import best_of, evaluation_rows, spoken, training_rows
 from lightsleeper.nn.alignment import cosines
 from lightsleeper.nn.ctc import keyword_score
-from lightsleeper.nn.fusion import logistic_weights
-from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
+from lightsleeper.nn.optimizer import Schedule
 from lightsleeper.nn.p2v import PhoneTable
 from lightsleeper.nn.partition import dsp_distance_static
-from lightsleeper.nn.ranges import above_zero, at_least, share
+from lightsleeper.nn.ranges import at_least, share
 from lightsleeper.nn.verifiers import AgreementVerifier, AlignedVerifier, Pooling, verification_loss
 from lightsleeper.phones import BLANK
 
@@ -37,7 +36,7 @@ Verifier = Literal["gru", "aligned", "none"]
 FUSED = ("verifier", "cosine", "ctc")
 
 
-class KeywordPhoneme(KeywordFamily):
+class KeywordPhoneme(FusedKeyword):
     """Open-vocabulary keyword spotter: does this clip say these phones?
 
     Args:
@@ -64,9 +63,6 @@ class KeywordPhoneme(KeywordFamily):
         weight_decay: Decoupled weight decay.
     """
 
-    fusion: Tensor
-    headline = ("test/auc_easy", "test/auc_hard", "test/eer_easy", "test/eer_hard")
-
     def __init__(
         self,
         vectors: str | Path | dict[str, Any] | None = None,
@@ -86,17 +82,13 @@ class KeywordPhoneme(KeywordFamily):
         weight_decay: float = 0.01,
     ) -> None:
         parts = [name for name in FUSED if name != "verifier" or verifier != "none"]
-        super().__init__({"shipped": "", **{name: f"{name}_" for name in parts}})
+        super().__init__(parts, (), score, easy_negatives, train_encoder, lr, schedule, warmup_steps, weight_decay)
         at_least(1, width=width)
-        at_least(0, easy_negatives=easy_negatives, warmup_steps=warmup_steps, weight_decay=weight_decay)
-        above_zero(lr=lr)
         share(dropout=dropout, below_one=True)
         if score == "verifier" and verifier == "none":
             raise ValueError("score: verifier needs a verifier; without one there are cosine, ctc and fused")
-        self.parts, self.alignment, self.score_kind = parts, alignment, score
-        self.easy_negatives, self.train_encoder = easy_negatives, train_encoder
+        self.alignment = alignment
         self.disturbed = train_encoder or encoder_augment is not None
-        self.lr, self.schedule, self.warmup_steps, self.weight_decay = lr, schedule, warmup_steps, weight_decay
 
         start = None if init_from is None else read_model(init_from, type(self).__name__, "init_from")
         self._load(vectors, start, encoder_augment or {})
@@ -106,7 +98,6 @@ class KeywordPhoneme(KeywordFamily):
             self.verifier = AgreementVerifier(dim, width)
         elif verifier == "aligned":
             self.verifier = AlignedVerifier(width, pooling, dropout)
-        self.register_buffer("fusion", torch.full((len(parts),), 1 / len(parts)))
         self._architecture |= {
             "alignment": alignment,
             "verifier": verifier,
@@ -134,7 +125,7 @@ class KeywordPhoneme(KeywordFamily):
             vectors = saved.init_args
         self.encoder, encoder_architecture = load_encoder(dict(vectors["encoder"]), augment)
         self.table = PhoneTable(encoder_architecture["dim"])
-        self._architecture: dict[str, Any] = {"vectors": {"encoder": encoder_architecture}}
+        self._architecture["vectors"] = {"encoder": encoder_architecture}
         if saved is not None:
             self._take(saved)
         self.encoder.requires_grad_(self.train_encoder)
@@ -146,13 +137,9 @@ class KeywordPhoneme(KeywordFamily):
         if lacking := [name for name in missing if name.startswith(("encoder.", "table."))]:
             raise UserError(f"vectors: '{saved.folder}' lacks the weights {lacking[0]}")
 
-    def architecture(self) -> dict[str, Any]:
-        return dict(self._architecture)
-
     def train(self, mode: bool = True) -> "KeywordPhoneme":
         super().train(mode)
         if not self.train_encoder:
-            self.encoder.eval()
             self.encoder.augment.train(mode and self.disturbed)
         return self
 
@@ -187,9 +174,8 @@ class KeywordPhoneme(KeywordFamily):
             return scores, cuts
         return {"verifier": torch.where(cuts[:, -1] > 0, found, IMPOSSIBLE), **scores}, cuts
 
-    def score(self, batch: Batch) -> dict[str, Tensor]:
-        scores, _ = self._judge(batch)
-        return {"shipped": self.ship(scores), **scores}
+    def judge(self, batch: Batch) -> dict[str, Tensor]:
+        return self._judge(batch)[0]
 
     def _judge(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """All scores (B,) but the shipped one, each the best of a text's pronunciations, and cuts (R, M+1) by row."""
@@ -200,32 +186,9 @@ class KeywordPhoneme(KeywordFamily):
         scores["ctc"] = keyword_score(log_probs, frames, rows.phones)
         return {name: best_of(value, pair, len(batch["phones"])) for name, value in scores.items()}, cuts
 
-    def ship(self, scores: dict[str, Tensor]) -> Tensor:
-        """The score that ships (R,), of those that `verify` and the CTC likelihood give."""
-        if self.score_kind != "fused":
-            return scores[self.score_kind]
-        return torch.stack([scores[name] for name in self.parts], dim=-1) @ self.fusion
-
     def locate(self, batch: Batch) -> Tensor:
         """Cuts (B, M+1) in encoder frames of 40 ms: phone k spans frames [cuts[k], cuts[k+1])."""
         return self._judge(batch)[1]
-
-    @torch.no_grad()
-    def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Fusion weights by logistic regression, then the threshold at equal error, both on validation pairs."""
-        rows, kept = [], []
-        for batch in batches:
-            scores, _ = self._judge(batch)
-            rows.append(torch.stack([scores[name] for name in self.parts], dim=1).cpu())
-            kept.append({key: batch[key] for key in ("label", "kind", "episode", "word_count")})
-        if not rows:
-            return {}
-        features, labels = torch.cat(rows), torch.cat([batch["label"] for batch in kept]).cpu()
-        solvable = (features > IMPOSSIBLE).all(1)  # a single -1e4 would outweigh all others in a logistic loss
-        if len(labels[solvable].unique()) == 2:
-            self.fusion.copy_(logistic_weights(features[solvable], labels[solvable]))
-        shipped = [self.ship(dict(zip(self.parts, row.to(self.fusion.device).T, strict=True))).cpu() for row in rows]
-        return self.set_threshold(zip(shipped, kept, strict=True))
 
     # Training.
 
@@ -260,20 +223,7 @@ class KeywordPhoneme(KeywordFamily):
         if self.table.built and stale(self.encoder, self.table):
             refresh(self.encoder, self.table, batches())
 
-    def configure_optimizers(self) -> Any:
-        return scheduled_adamw(
-            self.trainer, self.parameters(), self.lr, self.weight_decay, self.schedule, self.warmup_steps
-        )
-
     # The deliverable.
-
-    def context(self) -> dict[str, float | None]:
-        """The encoder's: it streams, and verification runs on the frames that it has gathered."""
-        return self.encoder.context()
-
-    def streaming(self) -> Any:
-        """The encoder's stream; verification runs on the frames it has gathered."""
-        return self.encoder.streaming()
 
     def export_spec(self) -> list[ExportGraph]:
         return graphs(self)
