@@ -133,6 +133,6 @@ def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch:
     result = bench.run(tmp_path, quick=True, seeds=1, only=["gates"])
     assert [r["arm"] for r in result["rows"]] == ["parent", "ungated", "gated", "small_48", "small_32"]
     assert "5 of 5 trainings" in "\n".join(bench.report(result))
-    monkeypatch.setattr(spotter_arms.shared.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(spotter_arms.shared, "_run", lambda *_: pytest.fail("trained again"))
     again = bench.run(tmp_path, quick=True, seeds=1, only=["gates"])
     assert json.dumps(again["found"]) == json.dumps(result["found"])  # nan, where no word was found, equals nan

@@ -1,4 +1,8 @@
 import json
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,15 +39,15 @@ def test_a_finished_training_is_taken_and_a_stopped_one_goes_on(tmp_path: Path, 
                    "artifacts": [{"format": "onnx", "path": "export/model.onnx"}]}  # fmt: skip
         (folder / "record.json").write_text(json.dumps(content))
 
-    def run(command: list[str], **_: object) -> object:
+    def run(command: list[str]) -> tuple[int, list[str]]:
         commands.append(command)
         (folder / "export").mkdir(exist_ok=True)
         for name in ("model.json", "model.onnx"):
             (folder / "export" / name).write_text("{}")
         record("finished")
-        return type("Done", (), {"returncode": 0, "stderr": "", "stdout": ""})
+        return 0, []
 
-    monkeypatch.setattr(shared.subprocess, "run", run)
+    monkeypatch.setattr(shared, "_run", run)
     record("interrupted")
     assert train(training, tmp_path) == folder
     assert commands[0][-4:] == ["--resume", str(folder), "--runs-dir", str(tmp_path)]
@@ -52,7 +56,23 @@ def test_a_finished_training_is_taken_and_a_stopped_one_goes_on(tmp_path: Path, 
 
 
 def test_a_training_that_fails_is_named_with_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    done = type("Done", (), {"returncode": 2, "stderr": "error: no disk\n", "stdout": ""})
-    monkeypatch.setattr(shared.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(shared, "_run", lambda _: (2, ["a warning", "error: no disk"]))
     with pytest.raises(UserError, match=r"plain, seed 7: error: no disk"):
         train(next(trainings(["branches"], 1, True)), tmp_path)
+
+
+def test_what_a_program_prints_last_and_how_it_ended():
+    code = "import sys; print('of no use'); print('error: why', file=sys.stderr); sys.exit(2)"
+    assert shared._run([sys.executable, "-c", code]) == (2, ["error: why"])
+
+
+def test_who_is_stopped_stops_its_trainings():
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(shared._run, [sys.executable, "-c", "import time; time.sleep(60)"])
+        while not shared._running:
+            time.sleep(0.01)
+        with pytest.raises(KeyboardInterrupt), shared._stopping(pool):
+            raise KeyboardInterrupt
+    assert training.result()[0] == -signal.SIGTERM
+    assert time.monotonic() - began < 30

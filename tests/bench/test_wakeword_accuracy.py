@@ -136,5 +136,5 @@ def test_the_quick_form_trains_compares_and_goes_on(tmp_path: Path, monkeypatch:
     assert all(len(r["keywords"]["detected"]) == 40 for r in result["rows"])
     assert np.isfinite([r["frr"] for r in result["rows"]]).all()
     assert "2 of 2 trainings" in "\n".join(bench.report(result))
-    monkeypatch.setattr(shared.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(shared, "_run", lambda *_: pytest.fail("trained again"))
     assert bench.run(tmp_path, quick=True, seeds=1, only=["branches"])["found"] == result["found"]

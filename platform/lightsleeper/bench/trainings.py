@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lightsleeper.stages.plan import Plan, plan
 from lightsleeper.tracking.record import read, status_of
 
 FIRST_SEED = 7
+_running: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,9 @@ def train(training: Training, out: Path) -> Path:
     command = [sys.executable, "-m", "lightsleeper", "run", *training.arm.files, *training.overrides]
     begun = _unfinished(out, todo)
     command += ["--resume", str(begun)] if begun else []
-    # A process of its own: its memory goes back, and what it prints is in its log.txt.
-    done = subprocess.run([*command, "--runs-dir", str(out)], capture_output=True, text=True, check=False)
+    code, lines = _run([*command, "--runs-dir", str(out)])
     folder = todo.finished(out)
-    if done.returncode or folder is None:
-        lines = (done.stderr or done.stdout).strip().splitlines()
+    if code or folder is None:
         raise UserError(
             f"training {training.arm.name}, seed {training.seed}: {lines[-1] if lines else 'it was stopped'}"
         )
@@ -116,7 +116,7 @@ def finished(
             raise UserError(f"no training in {out} is finished.")
         yield from found
         return
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool, _stopping(pool):
         done = pool.map(lambda training: _timed(training, out), todo)
         for number, (training, (folder, seconds)) in enumerate(zip(todo, done, strict=True), start=1):
             value = read(folder).metrics[f"test/{headline}"]["value"]
@@ -126,6 +126,37 @@ def finished(
                 flush=True,
             )
             yield training, folder
+
+
+@contextmanager
+def _stopping(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Whatever ends the block early ends its trainings too."""
+    try:
+        yield
+    except BaseException:
+        for process in list(_running):
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+def _run(command: list[str]) -> tuple[int, list[str]]:
+    """Exit code and lines of a program in a process of its own: its memory goes back when it ends.
+
+    It is told once when this program is stopped, and then leaves a run that goes on.
+    """
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        _running.add(process)
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            _running.discard(process)
+    return process.returncode, (err or out).strip().splitlines()
 
 
 def _timed(training: Training, out: Path) -> tuple[Path, float]:
