@@ -67,6 +67,7 @@ _WORDS: list[tuple[str, str, Better]] = [
     ("mtwv", "MTWV", "higher"),
     ("skipped", "MACs skipped", "higher"),
     ("bleu", "BLEU", "higher"),
+    ("gain", "gain", "higher"),
     ("r2 correlation score top1 top5 agreement", "", "higher"),
     ("eer", "EER", "lower"),
     ("frr fnr miss", "FRR", "lower"),
@@ -78,11 +79,14 @@ _WORDS: list[tuple[str, str, Better]] = [
     ("error errors mae mse rmse deviation", "", "lower"),
     ("loss nll entropy", "loss", "lower"),
     ("perplexity ppl", "perplexity", "lower"),
+    ("mcnemar", "McNemar's p", "lower"),
     ("delay latency ms us seconds", "", "lower"),
 ]
 _DIRECTION = {word: (name, better) for words, name, better in _WORDS for word in words.split()}
 _WHOLE: dict[str, tuple[str, Better]] = {
     "bits_per_byte": ("bits per byte", "lower"),
+    "accuracy_per_token": ("accuracy by likelihood per token", "higher"),
+    "accuracy_per_byte": ("accuracy by likelihood per byte", "higher"),
     "fa_per_hour": ("false alarms per hour", "lower"),
     "fa_per_second": ("false alarms per second", "lower"),
 }
