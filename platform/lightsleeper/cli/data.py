@@ -1,4 +1,5 @@
-"""`lightning data`: build, inspect, hear or see the data of a recipe, or have its texts spoken by another engine."""
+"""`lightning data`: build, inspect, hear or see the data of a recipe, have its texts spoken by another engine, or hand
+its multiple-choice items to lm-eval."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 HELP = (
     "Build the data of a recipe, show what it holds, write clips to hear or to see, or have its test texts spoken by "
-    "an engine that no model was trained on. Only `data:` of the recipe is used."
+    "an engine that no model was trained on, or its multiple-choice items written for lm-eval. Only `data:` of the "
+    "recipe is used."
 )
 SHORTCUT_LIMIT = 0.55  # of AUC on hard pairs, for scorers that cannot know what was said
 CHECKED = ("duration", "phone_count", "text")  # duration_and_count is a fair cue, shown but not judged
@@ -25,12 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("inspect", "sizes of the parts, what they share, and checks for shortcuts"),
         ("listen", "write some clips as wav, with labels.csv"),
         ("watch", "write some face tracks as pictures and videos, with labels.csv"),
+        ("items", "write the multiple-choice items of the test as a task of lm-eval"),
         ("speak", "have another engine say the test texts, as a folder for `evaluate --data`"),
     ):
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         action.add_argument("recipe", nargs="+", metavar="RECIPE", help="recipe, then overlays")
         if name in ("listen", "watch"):
             action.add_argument("--count", type=positive, default=8, metavar="N", help="clips to write, default 8")
+            action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+        if name == "items":
             action.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
         if name == "speak":
             action.add_argument("--engine", choices=("flite",), default="flite", help="program that speaks")
@@ -44,13 +49,15 @@ def main(args: argparse.Namespace) -> int:
         return speak(args)
     data = data_module(args.recipe, args.overrides)
     data.prepare_data()
-    data.setup("test" if args.action in ("listen", "watch") else "fit")
+    data.setup("test" if args.action in ("listen", "watch", "items") else "fit")
     if args.action == "listen":
         listen(data, args.count, args.out)
     elif args.action == "watch":
         from lightsleeper.cli.data_watch import watch
 
         watch(data, args.count, args.out)
+    elif args.action == "items":
+        write_items(data, args.out)
     elif args.action == "inspect":
         return inspect(data)
     else:
@@ -149,6 +156,22 @@ def listen(data: "L.LightningDataModule", count: int, folder: Path) -> None:
             soundfile.write(folder / name, audio, asked(data, "sample_rate"), subtype="PCM_16")
             writer.writerow({"file": name, **labels})
     print(f"{len(rows)} clips and labels.csv written to {folder}")
+
+
+def write_items(data: Any, folder: Path) -> None:
+    """Write the items of a test of choices, and the task that lm-eval makes of them. Raises UserError without them."""
+    from lightsleeper.data.lm_eval_task import NAME, write_task
+
+    items = getattr(data, "items", None)
+    if not items:
+        raise UserError(
+            f"{type(data).__name__} has no multiple-choice items: give LocalText data.choice_items, or take "
+            "MultipleChoice."
+        )
+    write_task(items, folder)
+    print(f"{len(items)} items and their task written to {folder}")
+    model = "pretrained=RUN/export/transformers,dtype=float32"
+    print(f"lm_eval --model hf --model_args {model} --tasks {NAME} --include_path {folder}")
 
 
 def speak(args: argparse.Namespace) -> int:

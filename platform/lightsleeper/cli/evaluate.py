@@ -134,11 +134,13 @@ def other_family(path: Path, args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     sets = {}
     for name, loader in evaluation_sets(data, args.split).items():
+        model = load_model(path)
+        model.check_data(data)
         trainer = L.Trainer(
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=False,
         )  # fmt: skip
-        found = tested(trainer, load_model(path), dataloaders=loader)
+        found = tested(trainer, model, dataloaders=loader)
         sets[name] = {key.removeprefix("test/"): value for key, value in found.items()}
         print_measurements(name, sets[name])
     conditions = describe(path, data, args)

@@ -4,6 +4,7 @@ Documents are split by their content, never inside one (few documents: by sectio
 them, and cut into blocks. Every token of a scored document is predicted once.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.batch import BucketBatchSampler
+from lightsleeper.data.choice_batches import ChoiceRows
+from lightsleeper.data.choices import CHOICES_SET, Item, continuations, hash_of
 from lightsleeper.data.documents import PARTS, Documents, collect, list_files, read_files, standard_library
 from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset
 from lightsleeper.data.module import DataModule
@@ -50,6 +53,8 @@ class LocalText(Tokenized, DataModule):
         eval_documents: At most so many documents of validation and test each are scored; None: all.
         eval_document_tokens: The first so many tokens of each are scored, so that no long one outweighs the
             others; None: all.
+        choice_items: Multiple-choice items of a second test, ``choices``, made of the test documents
+            (`data.choices`); None: no such test.
         workers: Processes that prepare training batches; 0 prepares them in the training process.
         seed: Of the training order. None: the run's seed.
 
@@ -77,6 +82,7 @@ class LocalText(Tokenized, DataModule):
         test_fraction: float = 0.1,
         eval_documents: int | None = 100,
         eval_document_tokens: int | None = 2048,
+        choice_items: int | None = None,
         workers: int = 0,
         seed: int | None = None,
     ) -> None:
@@ -85,6 +91,7 @@ class LocalText(Tokenized, DataModule):
             raise UserError("give path or dataset, not both.")
         at_least(1, context_tokens=context_tokens, batch_size=batch_size, eval_batch_size=eval_batch_size)
         at_least(1, eval_documents=eval_documents, eval_document_tokens=eval_document_tokens)
+        at_least(1, choice_items=choice_items)
         at_least(0, workers=workers)
         between(0, 0.5, val_fraction=val_fraction, test_fraction=test_fraction)
         if Path(pattern).is_absolute() or not pattern:
@@ -97,6 +104,8 @@ class LocalText(Tokenized, DataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.eval_documents, self.eval_document_tokens = eval_documents, eval_document_tokens
+        self.choice_items = choice_items
+        self.test_names = ("",) if choice_items is None else ("", CHOICES_SET)
         self.workers = workers
         self.seed = seed
         self._streams: dict[str, Stream] | None = None
@@ -162,6 +171,7 @@ class LocalText(Tokenized, DataModule):
                 f"{len(streams['train'].tokens)} tokens of training text are no block of {self.context_tokens}: "
                 "give more text, or fewer context_tokens."
             )
+        self._test_documents = parts["test"]
         self._parts_hash = content_hash({part: [d.digest for d in documents] for part, documents in parts.items()})
         self._streams = streams
         return streams
@@ -174,8 +184,21 @@ class LocalText(Tokenized, DataModule):
     def val_dataloader(self) -> DataLoader:
         return self._evaluation("val")
 
-    def test_dataloader(self) -> DataLoader:
-        return self._evaluation("test")
+    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+        text = self._evaluation("test")
+        if self.choice_items is None:
+            return text
+        return [text, self._choices.loader(self.eval_batch_size)]
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """The multiple-choice items, of all documents of the test."""
+        self._open()
+        return [] if self.choice_items is None else continuations(self._test_documents, self.choice_items)
+
+    @cached_property
+    def _choices(self) -> ChoiceRows:
+        return ChoiceRows(self.items, self.tokenizer, self.context_tokens)
 
     def _evaluation(self, part: str) -> DataLoader:
         stream = self._open()[part]
@@ -193,11 +216,15 @@ class LocalText(Tokenized, DataModule):
             scored = self._evaluation(part).dataset
             assert isinstance(scored, ScoredBlocks)
             counts[part] |= {"scored_documents": scored.documents, "scored_tokens": scored.scored}
+        identity = [self._parts_hash, self.tokenizer_name, self.context_tokens]
+        if self.choice_items is not None:
+            counts["test"] |= {"choice_items": len(self.items), "choice_contexts_cut": self._choices.cut}
+            identity.append(hash_of(self.items))
         counts["duplicates_left_out"] = sum(d.duplicates for d in self._documents.values())
         counts["files_without_text"] = sum(d.not_text for d in self._documents.values())
         sections = any(documents.sections for documents in self._documents.values())
         return {
-            "hash": content_hash([self._parts_hash, self.tokenizer_name, self.context_tokens]),
+            "hash": content_hash(identity),
             "protocol": "split by section of few documents" if sections else "split by document",
             "counts": counts,
             "overlap": {"train documents left out, being in another part": self._removed},

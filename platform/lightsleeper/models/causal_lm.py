@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from lightsleeper.errors import UserError
+from lightsleeper.metrics.choices import ChoiceMetrics
 from lightsleeper.metrics.language import LanguageMetrics
-from lightsleeper.models import hub
+from lightsleeper.metrics.measurement import Measurement
+from lightsleeper.models import choice_scoring, hub
 from lightsleeper.models.family import Batch, ExportGraph, read_model
 from lightsleeper.models.hub import HubFamily
 from lightsleeper.nn.optimizer import Schedule
@@ -46,7 +48,7 @@ class CausalLM(HubFamily):
         weight_decay: Decoupled weight decay of matrices; biases and norms have none.
     """
 
-    headline = ("test/bits_per_byte", "test/perplexity")
+    headline = ("test/bits_per_byte", "test/perplexity", "test/choices/accuracy")
     metrics: LanguageMetrics
 
     def __init__(
@@ -74,7 +76,7 @@ class CausalLM(HubFamily):
         if start is not None:
             hub.load_weights(self, start)
         self.prompt_tokens = min(prompt_tokens, self.window or prompt_tokens)
-        self.metrics = LanguageMetrics()
+        self.metrics, self.choices = LanguageMetrics(), ChoiceMetrics()
         # What a callback that traces the network sends through it.
         self.example_input_array = {"input_ids": torch.zeros(1, min(16, self.window or 16), dtype=torch.int64)}
 
@@ -96,8 +98,10 @@ class CausalLM(HubFamily):
         return self.net(input_ids=input_ids, use_cache=False).logits.float()
 
     def setup(self, stage: str) -> None:
+        self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def check_data(self, data: Any) -> None:
         """Refuse data that this network cannot read; raises UserError."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
         tokens, model_tokens = getattr(data, "vocab_size", None), int(self.text_config.vocab_size)
         if tokens is not None:
             hub.check_vocabulary(tokens, model_tokens)
@@ -112,10 +116,22 @@ class CausalLM(HubFamily):
         return loss
 
     def observe(self, batch: Batch) -> None:
+        """Text in blocks, or multiple-choice items, which have ``answers``."""
+        if "answers" in batch:
+            nats, tokens = choice_scoring.log_likelihoods(self.net, batch), choice_scoring.scored_tokens(batch)
+            told = (batch[name] for name in ("bytes", "item", "answers", "groups", "numbers"))
+            self.choices.update(nats, tokens, *told)
+            return
         targets = batch["targets"]
         losses = F.cross_entropy(self(batch["input_ids"]).mT, targets, ignore_index=IGNORED, reduction="none")
         documents = batch["documents"].masked_fill(targets == IGNORED, -1)
         self.metrics.update(losses, documents, batch["bytes"])
+
+    def results(self, prefix: str, intervals: bool) -> dict[str, Measurement]:
+        return (self.choices if self.choices.seen else self.metrics).results(prefix, intervals=intervals)
+
+    def test_details(self) -> dict[str, list[int]] | None:
+        return self.choices.details() if self.choices.seen else None
 
     def context(self) -> dict[str, float | None]:
         """The window in tokens, and the bytes of a float32 KV cache that is full; None where there is no such cache."""

@@ -69,6 +69,9 @@ class Family(L.LightningModule):
         self.structure: Structure = {}
         """Layers that compression has rebuilt: what ``architecture`` alone would not give."""
 
+    def check_data(self, data: Any) -> None:
+        """Refuse a data module that this model cannot read; raises UserError."""
+
     # Validation and test.
 
     def observe(self, batch: Batch) -> None:
