@@ -313,6 +313,7 @@ def test_a_dataset_keeps_its_own_parts_and_gets_those_it_lacks(tmp_path: Path) -
         ({"val_fraction": 0.5}, "val_fraction must lie between 0 and 0.5, got 0.5"),
         ({"test_fraction": -0.1}, "test_fraction"),
         ({"eval_documents": 0}, "eval_documents"),
+        ({"choice_items": 0}, "choice_items must be at least 1"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -339,3 +340,28 @@ def test_globs_and_several_folders_are_pooled(folder: Path, tmp_path: Path) -> N
     assert len(files) == 13
     assert files == sorted(files)
     assert len(collect({str(file): file.read_bytes() for file in files}).all) > 0
+
+
+def test_choices_are_a_second_test_made_of_the_test_documents_alone(tmp_path: Path) -> None:
+    folder = write_texts(tmp_path / "long", words=500)
+    data, plain = ready(folder, choice_items=20, context_tokens=96), ready(folder, context_tokens=96)
+    text, choices = data.test_dataloader()
+    assert list(data.test_names) == ["", "choices"]
+    assert sum(len(batch["answers"]) for batch in choices) == len(data.items) == 20
+    held_out = text_of(data, "test").decode()
+    assert all(choice in held_out for item in data.items for choice in item.choices)
+    (first,), (again,) = next(iter(text))["input_ids"][:1], next(iter(plain.test_dataloader()))["input_ids"][:1]
+    assert torch.equal(first, again)
+    counts = data.summary()["counts"]["test"]
+    assert counts.pop("choice_items") == 20
+    assert 0 < counts.pop("choice_contexts_cut") <= 20  # some contexts and choices have more than 96 bytes
+    assert counts == plain.summary()["counts"]["test"]
+    assert data.summary()["hash"] != plain.summary()["hash"]
+    assert ready(folder, choice_items=19, context_tokens=96).summary()["hash"] != data.summary()["hash"]
+
+
+def test_too_few_choices_are_said_before_any_training(folder: Path) -> None:
+    with pytest.raises(UserError, match="multiple-choice items, not 500: ask for fewer"):
+        ready(folder, choice_items=500)
+    with pytest.raises(UserError, match="longest choice needs more tokens than 16"):
+        ready(write_texts(folder / "long", words=500), choice_items=20, context_tokens=16)

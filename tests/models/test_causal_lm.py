@@ -7,17 +7,22 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
 from lightsleeper.cli import main
+from lightsleeper.data.choice_batches import ChoiceRows
+from lightsleeper.data.choices import Item
+from lightsleeper.data.local_text import LocalText
+from lightsleeper.data.tokens import END, byte_tokenizer
 from lightsleeper.deploy.export import export
 from lightsleeper.deploy.finalize import load_model, save_model
 from lightsleeper.errors import UserError
 from lightsleeper.models.causal_lm import IGNORED, CausalLM
 from lightsleeper.tracking.record import read
 from mistakes import no_hub
-from tiny_hosts import BERT, GPT2, LLAMA, lm_recipe
+from tiny_hosts import BERT, GPT2, LLAMA, lm_recipe, write_texts
 from tiny_runs import assert_equal_runs, last, prepare, start, stopped
 from torch import nn
 
@@ -151,6 +156,40 @@ def test_bits_per_byte_are_those_of_the_scored_tokens() -> None:
     assert measured["test/bits_per_byte"].value == pytest.approx(nats / math.log(2) / 16, rel=1e-5)
     assert measured["test/perplexity"].value == pytest.approx(math.exp(nats / 16), rel=1e-5)
     assert measured["test/bits_per_byte"].n == 2
+
+
+def test_perplexity_and_bits_per_byte_are_those_of_a_plain_loop_over_the_text(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
+    data = LocalText(str(write_texts(tmp_path / "texts", words=8)), context_tokens=24, eval_document_tokens=None)
+    model = quiet(lm(LLAMA)).eval()
+    stream = data._open()["test"]
+    text = torch.from_numpy(np.concatenate([[END], stream.tokens]).astype(np.int64))
+    nats = 0.0
+    with torch.inference_mode():
+        for batch in data.test_dataloader():
+            model.observe(batch)
+        for place in range(1, len(text)):
+            start = (place - 1) // 24 * 24  # of its block: a window has no past
+            nats -= float(model(text[None, start:place])[0, -1].double().log_softmax(0)[text[place]])
+    measured = model.results("test/", intervals=False)
+    assert measured["test/perplexity"].value == pytest.approx(math.exp(nats / (len(text) - 1)), rel=1e-5)
+    assert measured["test/bits_per_byte"].value == pytest.approx(nats / math.log(2) / stream.sizes.sum(), rel=1e-5)
+
+
+def test_choices_are_told_apart_from_text() -> None:
+    model = quiet(lm(LLAMA)).eval()
+    items = [Item("the context", (f" {word}", " other", " third"), 0, word) for word in ("one", "two", "three")]
+    with torch.inference_mode():
+        for batch in ChoiceRows(items, byte_tokenizer()).loader(2):
+            model.observe(batch)
+    found = model.results("test/choices/", intervals=True)
+    assert {"test/choices/accuracy", "test/choices/majority_accuracy"} <= found.keys()
+    assert found["test/choices/majority_accuracy"].value == 1
+    assert "test/choices/perplexity" not in found
+    assert model.test_details()["answers"] == [0, 0, 0]
+    model.forget()
+    assert model.test_details() is None
+    assert math.isnan(model.results("test/", intervals=False)["test/perplexity"].value)
 
 
 def test_weight_decay_is_on_matrices_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

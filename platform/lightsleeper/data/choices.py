@@ -55,8 +55,8 @@ def continuations(documents: Sequence[Document], count: int, seed: int = 0) -> l
         found += [item for _, item in made if item is not None]
     if len(found) < count:
         raise UserError(
-            f"{len(documents)} documents of the test give {len(found)} multiple-choice items: ask for fewer than "
-            f"{count}, or give more text."
+            f"{len(documents)} documents of the test give {len(found)} multiple-choice items, not {count}: ask for "
+            "fewer, or give more text."
         )
     return [_placed(item, number % CHOICES) for number, item in enumerate(found[:count])]
 

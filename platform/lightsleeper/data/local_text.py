@@ -120,6 +120,8 @@ class LocalText(Tokenized, DataModule):
 
     def load(self) -> None:
         self._open()
+        if self.choice_items is not None:
+            self._choices  # noqa: B018 - that there are enough, and that they fit, is known before the training
 
     @property
     def end(self) -> int:

@@ -88,12 +88,13 @@ class MultipleChoice(Tokenized, DataModule):
         self.vocab_size  # noqa: B018 - opens the tokenizer
 
     def load(self) -> None:
-        splits = open_dataset(self.dataset, self.subset, self.revision, {self.split: SPLITS.get(self.split, ())})
-        if self.split not in splits:
-            splits = open_dataset(self.dataset, self.subset, self.revision)
-            if len(splits) > 1 or "train" not in splits:
-                raise UserError(f"{self.dataset} has no split '{self.split}'; it has {', '.join(splits)}.")
-        (rows,) = splits.values()
+        names = {self.split: SPLITS.get(self.split, (self.split,))}
+        found = open_dataset(self.dataset, self.subset, self.revision, names)
+        if not found:
+            found = open_dataset(self.dataset, self.subset, self.revision)  # one split alone
+            if len(found) > 1:
+                raise UserError(f"{self.dataset} has no split '{self.split}'; it has {', '.join(found)}.")
+        (rows,) = found.values()
         for column in (self.question, self.choices, self.answer):
             need_column(rows, column, self.dataset)
         chosen = rows if self.limit is None else rows.select(range(min(self.limit, len(rows))))
