@@ -1,6 +1,7 @@
 """A LLaMA-like model as a GGUF file, in the layout of llama.cpp's converter. Needs the package gguf."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ def write_llama(model: T.LlamaForCausalLM, path: Path) -> dict[str, torch.Tensor
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
+    if config.vocab_size == 257:
+        add_bytes(writer)
     for name, weight in model.state_dict().items():
         values, kind = weight.numpy(), gguf.GGMLQuantizationType.F32
         if ".mlp." in name:
@@ -55,6 +58,23 @@ def write_llama(model: T.LlamaForCausalLM, path: Path) -> dict[str, torch.Tensor
     writer.write_tensors_to_file()
     writer.close()
     return expected
+
+
+def add_bytes(writer: Any) -> None:
+    """A tokenizer of bytes and an end token (256), but that `es` is one token, in the place of byte 0."""
+    import gguf
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    tokens = [letter for _, letter in sorted(bytes_to_unicode().items())]
+    tokens[0] = "es"
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list([*tokens, "<|endoftext|>"])
+    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL])
+    writer.add_token_merges(["e s"])
+    writer.add_eos_token_id(256)
+    writer.add_bos_token_id(256)
+    writer.add_unk_token_id(256)
 
 
 def _interleaved(values: np.ndarray, name: str, config: T.LlamaConfig) -> np.ndarray:

@@ -64,6 +64,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def gguf_parts(source: str | Path) -> tuple[str, str | None]:
+    """Folder and name of the GGUF file that ``source`` is, or that a folder without a config holds as its only one.
+
+    Anything else comes back as it is, with None.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf":
+        return str(path.parent), path.name
+    if path.is_dir() and not (path / "config.json").is_file():
+        found = list(path.glob("*.gguf"))
+        if len(found) == 1:
+            return str(path), found[0].name
+    return str(source), None
+
+
 def gzip_bytes(path: Path) -> int:
     """Size after gzip level 6 without name and time: what an update over the air would carry."""
     return len(gzip.compress(Path(path).read_bytes(), compresslevel=6, mtime=0))

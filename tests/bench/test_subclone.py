@@ -19,6 +19,18 @@ def arguments(folder, **more):
     )
 
 
+def test_the_destination_has_half_the_width_where_heads_need_not_make_it_up():
+    from transformers import BertConfig, LlamaConfig
+
+    smollm2 = LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+                          num_key_value_heads=3, head_dim=64)  # fmt: skip
+    half = bench._half(smollm2)
+    found = half.hidden_size, half.intermediate_size, half.num_hidden_layers, half.num_attention_heads
+    assert found == (288, 768, 15, 4)
+    assert (half.num_key_value_heads, half.head_dim) == (2, 64)
+    assert bench._half(BertConfig(hidden_size=192, num_attention_heads=3)).hidden_size == 64  # one head of three
+
+
 def test_a_crossing_lies_between_evaluations():
     assert report.crossing([0, 10, 20], [3.0, 2.0, 1.0], 1.5) == 15
     assert report.crossing([0, 10, 20], [3.0, 2.0, 1.0], 3.0) == 0

@@ -264,8 +264,39 @@ def test_a_gguf_file_is_dequantised_once_and_read_with_its_sizes(tmp_path: Path,
     # Heads lie where rotation expects them.
     assert torch.allclose(output(model.net, tokens), output(source, tokens), atol=1e-5)
     monkeypatch.setattr("transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint", None)
-    again = CausalLM(pretrained=str(tmp_path), gguf_file="tiny.gguf")  # from the cache
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    for arguments in ({"gguf_file": "tiny.gguf"}, {}):  # from the cache
+        again = CausalLM(pretrained=str(tmp_path), **arguments)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_gguf_file_gives_the_network_and_the_datas_tokens(tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    from lightsleeper.data.local_text import LocalText
+    from tiny_gguf import write_llama
+    from tiny_hosts import write_texts
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
+    source = LlamaForCausalLM(LlamaConfig(**{**LLAMA, "hidden_size": 32, "intermediate_size": 64}))
+    (tmp_path / "model").mkdir()
+    file = tmp_path / "model" / "tiny.gguf"
+    write_llama(source, file)
+    texts = str(write_texts(tmp_path / "texts"))
+    for name in (file, file.parent):  # the only one in its folder
+        data = LocalText(texts, tokenizer=str(name), context_tokens=32)
+        data.check()
+        data.setup()
+        assert (data.vocab_size, data.end) == (257, 256)
+        assert data.tokenizer("yes 12é")["input_ids"] == [ord("y"), 0, *" 12é".encode()]
+        tokens = CausalLM(pretrained=str(name)).net.get_input_embeddings().num_embeddings
+        assert tokens == data.vocab_size
+    data.save_tokenizer(tmp_path / "saved")  # as the export does
+    again = LocalText(texts, tokenizer=str(tmp_path / "saved"), context_tokens=32)
+    again.setup()
+    assert torch.equal(next(iter(again.val_dataloader()))["input_ids"], next(iter(data.val_dataloader()))["input_ids"])
+    with pytest.raises(UserError, match="tokenizer: .*none.gguf does not exist"):
+        LocalText(texts, tokenizer=str(tmp_path / "none.gguf")).check()
 
 
 def test_a_run_of_another_family_is_no_start(tmp_path: Path) -> None:

@@ -175,9 +175,6 @@ def _model(args: argparse.Namespace) -> PreTrainedModel:
     torch.manual_seed(0)
     if args.parent is None:
         return hub.created(AutoModelForCausalLM, SMALL if args.quick else SMOLLM2).eval()
-    path = Path(args.parent)
-    if path.suffix == ".gguf":
-        return hub.pretrained(AutoModelForCausalLM, str(path.parent), gguf_file=path.name).eval()
     return hub.pretrained(AutoModelForCausalLM, args.parent).eval()
 
 

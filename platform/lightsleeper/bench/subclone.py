@@ -28,7 +28,7 @@ from lightsleeper.bench.conditions import chosen_parts, conditions, torch_thread
 from lightsleeper.bench.subclone_report import QUARTER, RANDOM, SUBCLONED, render, summarize
 from lightsleeper.data.python_sources import read_text, standard_library
 from lightsleeper.errors import UserError
-from lightsleeper.files import write_json
+from lightsleeper.files import gguf_parts, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -290,10 +290,15 @@ def _sizes(config: "PreTrainedConfig") -> str:
 
 
 def _half(config: "PreTrainedConfig") -> "PreTrainedConfig":
-    """About half the width, half the blocks: the widest legal one that is no wider than half."""
-    for width in range(config.hidden_size // 2, 0, -1):
+    """Half the blocks and half the width; heads follow where they can, else half of them, rounded down.
+
+    A family whose heads make up the width gets the widest legal one that is no wider than half.
+    """
+    half, depth = config.hidden_size // 2, max(config.num_hidden_layers // 2, 1)
+    choices: list[tuple[int, int | None]] = [(half, None), (half, max(config.num_attention_heads // 2, 1))]
+    for width, heads in [*choices, *((width, None) for width in range(half - 1, 0, -1))]:
         try:
-            return resized(config, width=width, depth=max(config.num_hidden_layers // 2, 1))
+            return resized(config, width=width, depth=depth, heads=heads)
         except ValueError:
             continue
     raise UserError(f"no smaller {config.model_type} model keeps the parent's head width.")
@@ -306,8 +311,7 @@ def _given(parent: str) -> tuple["PreTrainedModel", tuple[str, ...], Any]:
 
     from lightsleeper.models.hub import tokenizer_of
 
-    files = sorted(Path(parent).glob("*.gguf")) if not (Path(parent) / "config.json").is_file() else []
-    gguf = files[0].name if files else None
+    parent, gguf = gguf_parts(parent)
     try:
         masked = parent_config(parent, gguf).model_type == "bert"
         kind: Any = transformers.BertForMaskedLM if masked else transformers.AutoModelForCausalLM

@@ -107,7 +107,7 @@ class LabelledText(Tokenized, _Labelled):
         revision: Branch, tag or commit of the dataset.
         text_column: Column of the text.
         label_column: Column of the label.
-        tokenizer: Hub name or local folder. None: a token is a byte, after one that stands for the whole text.
+        tokenizer: Hub name, local folder or GGUF file. None: bytes, after a token that stands for the whole text.
         max_length: Tokens of a text at most; the rest is cut off. The built-in task shows as much code.
         batch_size: Texts in a training batch, of similar length.
         eval_batch_size: Texts in a batch of validation and test.

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.files import cache_folder
+from lightsleeper.files import cache_folder, gguf_parts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,11 +68,17 @@ def need_column(data: "Dataset", column: str, source: str) -> None:
 
 
 def open_tokenizer(source: str) -> Any:
-    """The tokenizer of a hub name or local folder. Raises UserError where there is none that tells offsets."""
+    """The tokenizer of a hub name, folder or GGUF file. Raises UserError where there is none that tells offsets."""
     from transformers import AutoTokenizer
 
+    folder, file = gguf_parts(source)
+    if file is not None and not (Path(folder) / file).is_file():
+        raise UserError(f"tokenizer: {source} does not exist.")
+    if file is not None and find_spec("gguf") is None:
+        raise UserError("tokenizer: a GGUF file needs the package gguf: pip install gguf")
+    options = {} if file is None else {"gguf_file": file}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(
             f"tokenizer: cannot load '{source}': neither a local folder with a tokenizer nor reachable on the hub."

@@ -44,7 +44,7 @@ class LocalText(Tokenized, DataModule):
         subset: Configuration of the dataset.
         revision: Branch, tag or commit of the dataset.
         column: Column of the dataset that holds the text of a document.
-        tokenizer: Hub name or local folder. None: a token is a byte, 257 different ones.
+        tokenizer: Hub name, local folder or GGUF file. None: a token is a byte, 257 different ones.
         context_tokens: Tokens in a block.
         batch_size: Blocks in a training batch.
         eval_batch_size: Blocks in a batch of validation and test.

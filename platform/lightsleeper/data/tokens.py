@@ -34,7 +34,7 @@ Encode = Callable[[Sequence[bytes]], list[tuple[NDArray[Any], NDArray[Any]]]]
 
 
 class Tokenized:
-    """What data modules of text share: a tokenizer of the hub or a local folder; without one a token is a byte."""
+    """What data modules of text share: a tokenizer of hub, folder or GGUF file; without one a token is a byte."""
 
     tokenizer_name: str | None
 

@@ -36,9 +36,10 @@ class CausalLM(HubFamily):
     ``from_pretrained`` reads, tokenizer included.
 
     Args:
-        pretrained: Hub name or local folder of a causal language model. Give one of pretrained, config, init_from.
+        pretrained: Hub name, local folder or GGUF file (dequantised to float32) of a causal language model. Give one of
+            pretrained, config, init_from.
         revision: Branch, tag or commit of the hub name.
-        gguf_file: Name of the GGUF file in the folder ``pretrained``; its weights are dequantised to float32.
+        gguf_file: Name of the GGUF file where the folder ``pretrained`` holds several.
         config: Fields of a transformers config, model_type among them (gpt2, llama, ...): random weights.
         init_from: Run or export folder of a finished CausalLM to start from.
         prompt_tokens: Tokens of the prompt whose prefill is timed. At most the context window.

@@ -29,7 +29,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from lightsleeper.errors import UserError, did_you_mean
-from lightsleeper.files import cache_folder, content_hash, sha256
+from lightsleeper.files import cache_folder, content_hash, gguf_parts, sha256
 from lightsleeper.metrics.classes import ClassMetrics
 from lightsleeper.metrics.language import LanguageMetrics
 from lightsleeper.metrics.measurement import Measurement
@@ -102,10 +102,12 @@ def need_one(**sources: Any) -> None:
 def pretrained(
     auto: Auto, source: str, revision: str | None = None, gguf_file: str | None = None, **options: Any
 ) -> PreTrainedModel:
-    """The network of a hub name or local folder, in training mode.
+    """The network of a hub name, local folder or GGUF file, in training mode.
 
     Raises UserError where there is none, where the hub cannot be reached, and for one that needs code of its own.
     """
+    if gguf_file is None:
+        source, gguf_file = gguf_parts(source)
     if gguf_file is not None:
         source, revision = str(_dequantised(auto, Path(source), gguf_file)), None
     with _quiet(), _told(auto, source):
@@ -115,10 +117,12 @@ def pretrained(
     return network.train()
 
 
-def tokenizer_of(source: str, gguf_file: str | None) -> Any:
+def tokenizer_of(source: str, gguf_file: str | None = None) -> Any:
     """The source's tokenizer; None where it has none."""
     from transformers import AutoTokenizer
 
+    if gguf_file is None:
+        source, gguf_file = gguf_parts(source)
     folder = Path(source)
     if folder.is_dir() and gguf_file is None and not any((folder / name).is_file() for name in TOKENIZERS):
         return None  # transformers would make an empty one
