@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("lightsleeper.cli.export", "export the model of a run"),
     "evaluate": ("lightsleeper.cli.evaluate", "score a run or an exported file on other data"),
     "subclone": ("lightsleeper.cli.subclone", "start a smaller transformer from a larger one's weights"),
+    "generate": ("lightsleeper.cli.generate", "text from a trained language model, out of its packed file"),
     "ttft": ("lightsleeper.cli.ttft", "time to first token of a language model on several processes"),
     "bench": ("lightsleeper.cli.bench", "measure an exported file or a kernel"),
     "data": ("lightsleeper.cli.data", "build, inspect, hear or see the data of a recipe, or speak its texts"),

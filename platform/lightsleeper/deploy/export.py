@@ -29,6 +29,7 @@ __all__ = ["OPSET", "Job", "ParityError", "export"]
 
 PACKED = "packed.safetensors"
 TRANSFORMERS = "transformers"  # folder
+TOKENIZER = "tokenizer"  # folder, where a packed file has no transformers folder beside it
 # The exporter and onnxscript report every rewrite step and warn about their own internals; parity judges them.
 _REPORTING = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 OPSET = 18
@@ -98,10 +99,11 @@ def write_graphs(model: Family, folder: Path, job: Job) -> list[dict[str, Any]]:
 
 def write_packed(model: Family, folder: Path, job: Job) -> list[dict[str, Any]]:
     from lightsleeper.deploy import packed
+    from lightsleeper.deploy.finalize import describe
 
     path = folder / PACKED
     with replacing(path) as temporary:
-        facts = packed.pack(model, temporary)
+        facts = packed.pack(model, temporary, describe(model))
         try:
             packed.check_equal(temporary, model.state_dict())
         except ValueError as error:

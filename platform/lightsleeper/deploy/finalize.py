@@ -24,7 +24,17 @@ from lightsleeper.files import replacing, sha256, write_json
 from lightsleeper.models.family import Family
 from lightsleeper.run_folder import ARCHITECTURE, EXPORT, RECORD, WEIGHTS
 
-__all__ = ["detached_copy", "finalize", "load_model", "model_class", "model_folder", "read_description", "save_model"]
+__all__ = [
+    "build",
+    "describe",
+    "detached_copy",
+    "finalize",
+    "load_model",
+    "model_class",
+    "model_folder",
+    "read_description",
+    "save_model",
+]
 
 STATE = "next_state"  # output of a streaming graph
 SAMPLES = 4  # inputs on which a compression step's effect is measured
@@ -90,18 +100,34 @@ def save_model(model: Family, folder: Path, meta: Mapping[str, Any]) -> Path:
     Raises UserError when the folder cannot be written, TypeError when the architecture or ``meta`` is not JSON-able.
     """
     folder = Path(folder)
-    description = {
-        "class_path": f"{type(model).__module__}.{type(model).__qualname__}",
-        "init_args": model.architecture(),
-        "structure": model.structure,
-        "meta": dict(meta),
-    }
+    description = {**describe(model), "meta": dict(meta)}
     json.dumps(description)  # fail before anything is written
     with replacing(folder / WEIGHTS) as temporary:
         safetensors_torch.save_model(model, str(temporary))
         description["weights_sha256"] = sha256(temporary)
     write_json(folder / ARCHITECTURE, description, indent=2)
     return folder
+
+
+def describe(model: Family) -> dict[str, Any]:
+    """What `build` needs: class, constructor arguments, and layers that compression has rebuilt."""
+    return {
+        "class_path": f"{type(model).__module__}.{type(model).__qualname__}",
+        "init_args": model.architecture(),
+        "structure": model.structure,
+    }
+
+
+def build(description: Mapping[str, Any], source: Path) -> Family:
+    """The family that ``source`` describes, with weights that are still to be loaded. Raises UserError."""
+    family = model_class(description["class_path"])
+    try:
+        model = family(**description["init_args"])
+        model.structure = description.get("structure", {})
+        rebuild(model, model.structure)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{source}: {description['class_path']} cannot be built: {error}") from error
+    return model
 
 
 def load_model(folder: str | Path) -> Family:
@@ -117,13 +143,7 @@ def load_model(folder: str | Path) -> Family:
     expected = description.get("weights_sha256")
     if expected is not None and sha256(weights) != expected:
         raise UserError(f"{weights} is not the file {ARCHITECTURE} was written for (sha256 differs): export again.")
-    family = model_class(description["class_path"])
-    try:
-        model = family(**description["init_args"])
-        model.structure = description.get("structure", {})
-        rebuild(model, model.structure)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / ARCHITECTURE}: {description['class_path']} cannot be built: {error}") from error
+    model = build(description, folder / ARCHITECTURE)
     try:
         safetensors_torch.load_model(model, str(weights), strict=True)
     except (SafetensorError, RuntimeError) as error:

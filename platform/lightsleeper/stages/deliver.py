@@ -120,6 +120,8 @@ def export(parts: Parts, folder: Path) -> Fields:
     artifacts = exports.export(model, folder / EXPORT, parts.run.formats, parts.run.parity_inputs, streams)
     if "transformers" in parts.run.formats:
         asked(parts.data, "save_tokenizer")(folder / EXPORT / exports.TRANSFORMERS)
+    elif "packed" in parts.run.formats:
+        asked(parts.data, "save_tokenizer")(folder / EXPORT / exports.TOKENIZER)
     for artifact in artifacts:
         artifact["path"] = f"{EXPORT}/{artifact['path']}"
     headline = next((artifact for artifact in artifacts if artifact["format"] == "onnx"), None)
