@@ -16,7 +16,7 @@ HELP = (
     "cost and save), phoneme (typed keywords in one embedding against other families, recordings of people), prefill "
     "(a prompt read by several processes), asd (what context costs and buys an active-speaker detector), confusables "
     "(the builder of keyword batches against the training it feeds), keywords (ten typed keywords in a stream against "
-    "one, and one threshold for all)."
+    "one, and one threshold for all), lm (a language model at few bits and with zeros)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -29,7 +29,7 @@ GROUPS = ("branches", "localisation", "bcresnet", "narrow", "ablation", "labels"
 SPOTTER_GROUPS = ("gates", "penalty", "encoder")  # of bench/spotter_arms.py
 PHONEME_ARMS = ("published", "aligned", "dsp", "unconfused", "cmcd")  # of bench/phoneme_arms.py
 ASD_GROUPS = ("grid", "baselines", "whole", "flexible")  # of bench/asd_context.py
-TRAINING = ("pdp", "subclone", "wakeword", "spotter", "phoneme", "asd")
+TRAINING = ("pdp", "subclone", "wakeword", "spotter", "phoneme", "asd", "lm")
 """Hours of trainings, beside which others may measure: these take the machine's lock where they measure speed."""
 TARGET_LOADER = 0.05
 TARGET_OVERHEAD = 1.05
@@ -39,7 +39,7 @@ Kinds = Any  # what add_subparsers gives
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", required=True)
-    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _phoneme, _prefill, _asd, _typed):
+    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _phoneme, _prefill, _asd, _typed, _lm):
         add(kinds)
     kinds.metavar = "|".join(kinds.choices)
     for kind in kinds.choices.values():
@@ -200,6 +200,19 @@ def _phoneme(kinds: Kinds) -> None:
     parser.add_argument("--collect", action="store_true", help="no training, what is finished")
     parser.add_argument("--threads", type=positive, metavar="N", help="threads, default 1")
     parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
+
+
+def _lm(kinds: Kinds) -> None:
+    parser = kinds.add_parser("lm", help="a language model at few bits and with zeros: bytes against perplexity")
+    parser.add_argument(
+        "--parent", metavar="MODEL", help="hub name, folder, GGUF file or run of a CausalLM; default trains lm_small"
+    )
+    parser.add_argument("--only", nargs="+", metavar="WAY", help="only these, of those in the table; default all")
+    parser.add_argument("--steps", type=positive, metavar="N", help="of each training; default 150, with --parent 100")
+    parser.add_argument("--documents", type=positive, metavar="N", help="test documents; default all, with --parent 60")
+    parser.add_argument("--quick", action="store_true", help="few steps, few documents: whether it works")
+    parser.add_argument("--threads", type=positive, metavar="N", help="torch threads, default one per core")
+    parser.add_argument("--out", metavar="DIR", help="keeps what is finished, to go on from")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -45,22 +45,45 @@ class LanguageMetrics(RowMetric):
     def compute(self) -> dict[str, Tensor]:
         return {name: torch.tensor(m.value) for name, m in self.results("", intervals=False).items()}
 
-    def results(self, prefix: str = "test/", intervals: bool = True, resamples: int = 1000) -> dict[str, Measurement]:
-        """``{prefix}loss`` (nats a token), ``perplexity`` and ``bits_per_byte``; nan where no token was predicted."""
+    def by_document(self) -> Tensor:
+        """Sums (documents, 3) of nats, tokens and bytes, in the order of their numbers; on the CPU, float64."""
         with self.gathered():
             rows = [self.rows(column).cpu() for column in ("scores", "tokens", "bytes")]
             names, place = self.rows("documents").cpu().unique(return_inverse=True)
-        # one document may lie in several batches: (documents, 3)
-        sums = torch.zeros(len(names), 3, dtype=torch.double).index_add_(0, place, torch.stack(rows, 1).double())
-        values = _quotients(sums.sum(0)[None])
-        found = {name: Measurement(float(value[0]), n=len(names)) for name, value in values.items()}
-        if intervals and len(names) > 1:
-            drawn = torch.cat([weights @ sums for weights in draws(len(names), resamples)])  # (resamples, 3)
-            method = f"bootstrap over documents, {resamples}"
-            for name, resampled in _quotients(drawn).items():
-                low, high = interval(resampled)
-                found[name] = Measurement(found[name].value, low, high, len(names), method)
+        # one document may lie in several batches
+        return torch.zeros(len(names), 3, dtype=torch.double).index_add_(0, place, torch.stack(rows, 1).double())
+
+    def results(self, prefix: str = "test/", intervals: bool = True, resamples: int = 1000) -> dict[str, Measurement]:
+        """``{prefix}loss`` (nats a token), ``perplexity`` and ``bits_per_byte``; nan where no token was predicted."""
+        found = quotients(self.by_document(), resamples if intervals else 0)
         return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def quotients(sums: Tensor, resamples: int = 1000) -> dict[str, Measurement]:
+    """Loss, perplexity and bits per byte of documents (documents, 3), as `LanguageMetrics.by_document` sums them up.
+
+    ``resamples`` 0: without intervals.
+    """
+    values = _quotients(sums.sum(0)[None])
+    found = {name: Measurement(float(value[0]), n=len(sums)) for name, value in values.items()}
+    if resamples and len(sums) > 1:
+        drawn = torch.cat([weights @ sums for weights in draws(len(sums), resamples)])  # (resamples, 3)
+        method = f"bootstrap over documents, {resamples}"
+        for name, resampled in _quotients(drawn).items():
+            low, high = interval(resampled)
+            found[name] = Measurement(found[name].value, low, high, len(sums), method)
+    return found
+
+
+def paired(sums: Tensor, other: Tensor, name: str = "bits_per_byte", resamples: int = 1000) -> Measurement:
+    """How much larger ``name`` is for ``sums`` than for ``other``, both (documents, 3) of the same documents."""
+    value = float((_quotients(sums.sum(0)[None])[name] - _quotients(other.sum(0)[None])[name])[0])
+    if len(sums) < 2:
+        return Measurement(value, n=len(sums))
+    drawn = list(draws(len(sums), resamples))
+    differences = [_quotients(weights @ sums)[name] - _quotients(weights @ other)[name] for weights in drawn]
+    low, high = interval(torch.cat(differences))
+    return Measurement(value, low, high, len(sums), f"paired bootstrap over documents, {resamples}")
 
 
 def _quotients(sums: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,256 @@
+"""`lightning bench lm`: what fewer bits and zeros cost a language model, and what they save.
+
+One model, each way of `lm_arms`; the test documents of `LocalText` (by default the Python standard library's sources),
+which no training here sees. Every training has the same start, batches, steps and learning rates. What is judged is
+what the written file holds. Without --parent the model is a run of the recipe `lm_small`, trained in float32, so that
+no way is judged on weights which somebody else has rounded before.
+"""
+
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from lightsleeper.bench.conditions import conditions, torch_threads
+from lightsleeper.bench.lm_arms import ARMS, TRAININGS, Callbacks
+from lightsleeper.bench.lm_report import render, summarize
+from lightsleeper.data.local_text import LocalText
+from lightsleeper.data.tokens import BYTE_TOKENS
+from lightsleeper.errors import UserError, did_you_mean
+from lightsleeper.files import content_hash, gguf_parts, gzip_bytes, write_json
+from lightsleeper.models.causal_lm import CausalLM
+from lightsleeper.run_folder import ARCHITECTURE, EXPORT
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 150
+    """Optimizer steps of every training; the last of them end a cosine."""
+    rate: float = 3e-4
+    warmup: int = 10
+    context: int = 256
+    """Tokens a sample, in training and test."""
+    batch: int = 16
+    """Samples a step."""
+    documents: int | None = None
+    """Test documents; None is all."""
+    document_tokens: int = 2048
+    """The first so many of each."""
+    seed: int = 7
+
+
+OWN = Settings()
+"""For the byte-level model that is trained here: the steps of the recipe `lm_edkm`."""
+GIVEN = Settings(steps=100, rate=5e-5, batch=2, documents=60, document_tokens=256)
+"""For a model of a hundred million weights, on one core: steps of seconds."""
+QUICK = Settings(steps=6, warmup=1, context=64, batch=4, documents=8, document_tokens=128)
+
+
+def run(args: Any) -> dict[str, Any]:
+    """Measure what is not in ``--out`` yet, print the table, return all numbers. Raises UserError."""
+    if unknown := [name for name in args.only or () if name not in ARMS]:
+        raise UserError(f"bench lm has no '{unknown[0]}'.{did_you_mean(unknown[0], ARMS)}")
+    settings = QUICK if args.quick else GIVEN if args.parent else OWN
+    if args.steps:
+        settings = replace(settings, steps=args.steps, warmup=min(settings.warmup, args.steps // 5 + 1))
+    if args.documents:
+        settings = replace(settings, documents=args.documents)
+    with torch_threads(args.threads or torch.get_num_threads()), _folder(args.out) as folder:
+        source = args.parent or str(_trained_here(folder, args.quick))
+        bench = Bench(source, settings, folder)
+        for name in args.only or ARMS:
+            bench.measure(name)
+        result = {
+            "model": bench.facts(),
+            "settings": asdict(settings),
+            "conditions": conditions(torch.get_num_threads(), dtype="float32"),
+            "arms": {name: row for name in ARMS if (row := bench.stored(name))},
+        }
+    result["summary"] = summarize(result["arms"])
+    print(render(result))
+    return result
+
+
+class Bench:
+    """Ways of one model under one setting, each kept as a JSON file."""
+
+    def __init__(self, source: str, settings: Settings, folder: Path) -> None:
+        self.source, self.settings = source, settings
+        self.run = (Path(source) / EXPORT).is_dir() or (Path(source) / ARCHITECTURE).is_file()
+        model = self._model()
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.sizes = f"{model.net.config.model_type} {_sizes(model)}"
+        byte_level = model.text_config.vocab_size == BYTE_TOKENS
+        self.data = LocalText(
+            tokenizer=None if byte_level else _tokenizer(source, self.run),
+            context_tokens=settings.context,
+            batch_size=settings.batch,
+            eval_batch_size=8,
+            eval_documents=settings.documents,
+            eval_document_tokens=settings.document_tokens,
+            seed=settings.seed,
+        )
+        self.data.setup()
+        key = {
+            "settings": asdict(settings),
+            "weights": content_hash([_digest(value) for value in model.parameters()]),
+            "data": self.data.summary()["hash"],
+        }
+        self.folder = folder / f"arms-{content_hash(key)}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._trained: tuple[str, CausalLM, Callbacks, float] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What the model is."""
+        counts = self.data.summary()["counts"]["test"]
+        folder, file = gguf_parts(self.source)
+        return {
+            "source": self.source,
+            "sizes": self.sizes,
+            "parameters": self.parameters,
+            "source_bytes": None if file is None else (Path(folder) / file).stat().st_size,
+            "documents": counts["scored_documents"],
+            "tokens": counts["scored_tokens"],
+        }
+
+    def stored(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def measure(self, name: str) -> None:
+        """Train where it has to be, write the file, judge it, keep the numbers."""
+        if self.stored(name) is not None:
+            return
+        arm = ARMS[name]
+        model, callbacks, step_s = self._start(arm.training)
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            path = Path(folder) / "model.safetensors"
+            shipped, facts = arm.ship(model, callbacks, path)
+            size = {"bytes": path.stat().st_size, "gzip_bytes": gzip_bytes(path)}
+        shipped_s = time.perf_counter() - started
+        documents = self._judge(shipped)
+        row = {
+            "label": arm.label,
+            **size,
+            "payload_bytes": facts["payload_bytes"],
+            "bits": 8 * facts["payload_bytes"] / self.parameters,
+            "zeros": _zeros(shipped),
+            "documents": documents,
+            "step_s": step_s,
+            "ship_s": shipped_s,
+        }
+        write_json(self.folder / f"{name}.json", row)
+        nats, tokens, size_of_text = (sum(column) for column in zip(*documents, strict=True))
+        print(
+            f"  {arm.label}: {size['bytes'] / 1e6:.2f} MB, {nats / tokens:.3f} nats a token, "
+            f"{nats / size_of_text / 0.693147:.3f} bits per byte",
+            flush=True,
+        )
+
+    def _start(self, training: str | None) -> tuple[CausalLM, Callbacks, float | None]:
+        """The model that an arm ships, its own copy, the callbacks it was trained with and the seconds of a step."""
+        if training is None:
+            return self._model().eval(), {}, None
+        if self._trained is None or self._trained[0] != training:
+            self._trained = None  # its memory
+            self._trained = (training, *self._fit(TRAININGS[training]()))
+        _, model, callbacks, seconds = self._trained
+        if callbacks:
+            return model.eval(), callbacks, seconds  # finalizing copies
+        copy = self._model()
+        copy.load_state_dict(model.state_dict())
+        return copy.eval(), {}, seconds
+
+    def _fit(self, callbacks: Callbacks) -> tuple[CausalLM, Callbacks, float]:
+        L.seed_everything(self.settings.seed, verbose=False)
+        model = self._model().train()
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*|.*litlogger.*|.*log_every_n_steps.*")
+            L.Trainer(
+                accelerator="cpu",
+                max_epochs=1,
+                limit_train_batches=self.settings.steps,
+                limit_val_batches=0,
+                callbacks=list(callbacks.values()),
+                gradient_clip_val=1.0,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            ).fit(model, datamodule=self.data)
+        return model, callbacks, (time.perf_counter() - started) / self.settings.steps
+
+    def _model(self) -> CausalLM:
+        start = {"init_from": self.source} if self.run else {"pretrained": self.source}
+        return CausalLM(
+            **start,  # type: ignore[arg-type]
+            lr=self.settings.rate,
+            warmup_steps=self.settings.warmup,
+            weight_decay=0.0,
+        )
+
+    @torch.inference_mode()
+    def _judge(self, model: CausalLM) -> list[list[float]]:
+        """Nats, tokens and bytes of each test document."""
+        model.eval().forget()
+        for batch in self.data.test_dataloader():
+            model.observe(batch)
+        return model.metrics.by_document().tolist()
+
+
+def _trained_here(folder: Path, quick: bool) -> Path:
+    """The run of `lm_small` in ``folder``, trained first where it is not there."""
+    from lightsleeper.bench.trainings import FIRST_SEED, Arm, Training, train
+
+    fewer = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=30", "--data.context_tokens=64") if quick else ()
+    same = ("--run.stages=[fit,finalize]", "--run.formats=[packed]", "--tracking.mode=disabled")
+    overrides = (*fewer, *same, f"--run.threads={torch.get_num_threads()}")
+    return train(Training(Arm("lm_small", "lm_small", (), "lm_small"), FIRST_SEED, overrides), folder)
+
+
+def _tokenizer(source: str, run: bool) -> str:
+    if not run:
+        return source
+    for folder in (Path(source) / EXPORT / "transformers", Path(source) / "transformers"):
+        if folder.is_dir():
+            return str(folder)
+    raise UserError(f"--parent {source} has no tokenizer: its run wrote no format transformers.")
+
+
+def _zeros(model: CausalLM) -> float:
+    """Share of all weights."""
+    weights = list(model.parameters())
+    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def _digest(value: torch.Tensor) -> list[float]:
+    """Enough to tell two models apart."""
+    flat = value.detach().flatten().double()
+    return [float(flat.sum()), float(flat.square().sum())]
+
+
+def _sizes(model: CausalLM) -> str:
+    config = model.text_config
+    return f"{config.num_hidden_layers} x {config.hidden_size}"
+
+
+@contextmanager
+def _folder(out: str | None) -> Iterator[Path]:
+    """``--out``, or a temporary folder."""
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="lightsleeper-") as made:
+        yield Path(made)

@@ -1,0 +1,83 @@
+"""What the files of `lightning bench lm` say: bytes beside perplexity, and paired differences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lightsleeper.metrics.language import paired, quotients
+
+PAIRS = (
+    ("round_tensor", "original"),
+    ("round_channel", "original"),
+    ("round_group", "original"),
+    ("kmeans", "original"),
+    ("kmeans", "round_channel"),
+    ("edkm", "tuned"),
+    ("edkm", "kmeans"),
+    ("edkm", "tuned_kmeans"),
+    ("edkm", "tuned_round"),
+    ("pdp", "tuned"),
+    ("2of4", "tuned"),
+    ("pdp_edkm", "edkm"),
+)
+"""The first against the second, over the same documents."""
+
+
+def summarize(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Perplexity and bits per byte of each, with intervals, and the differences of PAIRS."""
+    sums = {name: torch.tensor(row["documents"], dtype=torch.double) for name, row in arms.items()}
+    quality = {
+        name: {key: found.to_dict() for key, found in quotients(values).items()} for name, values in sums.items()
+    }
+    pairs = [
+        {"first": first, "second": second, **paired(sums[first], sums[second]).to_dict()}
+        for first, second in PAIRS
+        if first in sums and second in sums
+    ]
+    return {"quality": quality, "pairs": pairs}
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The table, conditions first."""
+    model, settings, conditions = result["model"], result["settings"], result["conditions"]
+    source = "" if model["source_bytes"] is None else f" from a file of {model['source_bytes'] / 1e6:.1f} MB"
+    lines = [
+        f"lm: {model['source']}, {model['sizes']}, {model['parameters'] / 1e6:.2f} M weights{source}; "
+        f"{settings['steps']} steps of {settings['batch']} x {settings['context']} tokens, rate {settings['rate']:g}; "
+        f"test: {model['documents']} documents, {model['tokens']} tokens; "
+        + ", ".join(f"{name} {value}" for name, value in conditions.items()),
+        "3 bits a weight, the embedding at 8; bits with scales, tables and what is not compressed; [95 % interval over "
+        "documents]",
+        "",
+        f"{'':34}{'MB':>9}{'gzipped':>9}{'bits':>7}{'zeros':>7}{'bits per byte':>24}{'perplexity':>26}{'s/step':>8}",
+    ]
+    for name, row in result["arms"].items():
+        quality = result["summary"]["quality"][name]
+        step = "" if row["step_s"] is None else f"{row['step_s']:.2f}"
+        lines.append(
+            f"{row['label']:34}{row['bytes'] / 1e6:>9.2f}{row['gzip_bytes'] / 1e6:>9.2f}{row['bits']:>7.2f}"
+            f"{100 * row['zeros']:>6.0f}%{_text(quality['bits_per_byte']):>24}{_text(quality['perplexity']):>26}"
+            f"{step:>8}"
+        )
+    labels = {name: row["label"] for name, row in result["arms"].items()}
+    lines += ["", "bits per byte, difference over the same documents; below 0 the first is better:"]
+    for pair in result["summary"]["pairs"]:
+        lines.append(f"  {labels[pair['first']]} against {labels[pair['second']]}: {_signed(pair)}")
+    return "\n".join(lines)
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    value = _number(found["value"])
+    return value if found.get("low") is None else f"{value} [{_number(found['low'])}, {_number(found['high'])}]"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 1000 else f"{value:.3g}"
+
+
+def _signed(found: Mapping[str, Any]) -> str:
+    if found.get("low") is None:
+        return f"{found['value']:+.3f}"
+    word = "" if found["low"] <= 0 <= found["high"] else ", clear"
+    return f"{found['value']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]{word}"
