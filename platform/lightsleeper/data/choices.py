@@ -111,7 +111,7 @@ class _Passages:
         if start <= CONTEXT_BYTES:
             return 0
         window = self.text[start - CONTEXT_BYTES : start - LEAST_CONTEXT]
-        cut = max(window.find(b"\n"), -1) if b"\n" in window else window.find(b" ")
+        cut = window.find(b"\n" if b"\n" in window else b" ")
         return start if cut < 0 else start - CONTEXT_BYTES + cut + 1  # without a blank there is no context
 
 
