@@ -63,9 +63,9 @@ def _words(axes: Any, found: Spotting, features: NDArray) -> None:
     for number, (name, event) in enumerate(found.words):
         axes.axvspan(event.begin_s, event.end_s, fill=False, edgecolor="white", linewidth=1.2)
         level = N_MELS - 2 - 8 * (number % 2)  # neighbours must not write over each other
-        middle = (event.begin_s + event.end_s) / 2
+        place_s, side = _anchor(event.begin_s, event.end_s, found.seconds)
         axes.text(
-            middle, level, f"{name}\n{event.score:.2f}", color="white", ha="center", va="top", fontsize=8,
+            place_s, level, f"{name}\n{event.score:.2f}", color="white", ha=side, va="top", fontsize=8,
             linespacing=0.95, clip_on=True,
             path_effects=[withStroke(linewidth=1.5, foreground="black")],
         )  # fmt: skip
@@ -75,6 +75,14 @@ def _words(axes: Any, found: Spotting, features: NDArray) -> None:
     axes.set_title(title.replace("$", r"\$"), fontsize=9, loc="left")  # a file name is no formula
     axes.set_ylabel("mel band")
     axes.set_xlabel("s")
+
+
+def _anchor(begin_s: float, end_s: float, seconds: float) -> tuple[float, str]:
+    """Where the name of a word is written and aligned: in its middle, but inside the picture."""
+    margin = 0.35  # about half a name
+    if end_s > seconds - margin:
+        return min(end_s, seconds), "right"
+    return (max(begin_s, 0.0), "left") if begin_s < margin else ((begin_s + end_s) / 2, "center")
 
 
 def _gates(axes: Any, gates: NDArray, spotter: StreamingSpotter) -> None:
