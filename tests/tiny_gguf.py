@@ -42,6 +42,8 @@ def write_llama(model: T.LlamaForCausalLM, path: Path) -> dict[str, torch.Tensor
     if config.vocab_size == 257:
         add_bytes(writer)
     for name, weight in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue  # that there is none says that it is tied
         values, kind = weight.numpy(), gguf.GGMLQuantizationType.F32
         if ".mlp." in name:
             kind = gguf.GGMLQuantizationType.Q8_0

@@ -156,8 +156,8 @@ class SubcloneInitialization(Compression):
     parent is needed; ``fit(ckpt_path=...)`` is known only after setup, so the parent is read and measured once more.
 
     Args:
-        parent: the trained larger model: hub name, local folder, or a module.
-        gguf_file: name of a GGUF file in the parent's folder; its weights are dequantised.
+        parent: the trained larger model: hub name, local folder, GGUF file, or a module.
+        gguf_file: name of a GGUF file where the parent's folder holds several; its weights are dequantised.
         calibration_batches: training batches on which importance is measured (the paper's number is not known).
         order: what to keep: importance, random or first.
         scaling: sqrt, none, or measured (each layer gets the parent's spread on one batch).

@@ -38,7 +38,7 @@ def parent_config(parent: str | Path | nn.Module, gguf_file: str | None = None) 
     from transformers import AutoConfig
 
     with _readable(parent):
-        return AutoConfig.from_pretrained(parent, **_file(gguf_file))
+        return AutoConfig.from_pretrained(**_place(parent, gguf_file))
 
 
 def load_parent(
@@ -53,15 +53,14 @@ def load_parent(
         return find_transformer(parent), ()
     import transformers
 
+    place = _place(parent, gguf_file)
     loader: Any = kind
     if loader is None:
-        otherwise = "AutoModel" if gguf_file is None else "AutoModelForCausalLM"
+        otherwise = "AutoModelForCausalLM" if "gguf_file" in place else "AutoModel"
         names = parent_config(parent, gguf_file).architectures or [otherwise]
         loader = getattr(transformers, names[0], transformers.AutoModel)
     with _readable(parent):
-        model, loading = loader.from_pretrained(
-            parent, dtype=torch.float32, output_loading_info=True, **_file(gguf_file)
-        )
+        model, loading = loader.from_pretrained(**place, dtype=torch.float32, output_loading_info=True)
     lacking = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     unread = {id(value) for name, value in model.named_parameters(remove_duplicate=False) if name in lacking}
     return model, tuple(name for name, value in weights_below_base(model).items() if id(value) in unread)
@@ -84,8 +83,16 @@ def model_inputs(batch: Any) -> Mapping[str, Tensor]:
     )
 
 
-def _file(gguf_file: str | None) -> dict[str, Any]:
-    return {} if gguf_file is None else {"gguf_file": gguf_file}
+def _place(parent: str | Path, gguf_file: str | None) -> dict[str, Any]:
+    """Where transformers finds it: a hub name or folder, and a GGUF file, also where that is all that is given."""
+    path = Path(parent)
+    if gguf_file is None and path.suffix == ".gguf":
+        parent, gguf_file = path.parent, path.name
+    if gguf_file is None and path.is_dir() and not (path / "config.json").is_file():
+        files = list(path.glob("*.gguf"))
+        gguf_file = files[0].name if len(files) == 1 else None
+    place = {"pretrained_model_name_or_path": parent}
+    return place if gguf_file is None else {**place, "gguf_file": gguf_file}
 
 
 @contextmanager

@@ -137,36 +137,39 @@ def palette(weight: Tensor) -> Palette | None:
     """The smallest description of a floating-point tensor by tables, exact bit for bit; None where none is smaller."""
     if not weight.is_floating_point() or weight.dim() < 2 or not weight.numel():
         return None
-    number = weight.element_size()
-    bits = weight.view(BITS_OF[number])  # as numbers, -0.0 is 0.0 and NaN is nothing
-    fitting = [(layout.stored_bytes(weight.shape, number), layout) for layout in _candidates(bits)]
-    if not fitting:
-        return None
-    size, layout = min(fitting, key=lambda entry: (entry[0], entry[1].dim))
-    return None if size >= weight.numel() * number else _encode(weight, layout)
+    layout = _smallest(weight.view(BITS_OF[weight.element_size()]))  # as numbers, -0.0 is 0.0 and NaN is nothing
+    return None if layout is None else _encode(weight, layout)
 
 
-def _candidates(bits: Tensor) -> Iterator[Layout]:
-    """Layouts that describe integers of at least two axes, each with as few bits as it needs.
+def _smallest(bits: Tensor) -> Layout | None:
+    """The layout with the fewest bytes for integers of at least two axes; of equal ones that of the shorter vectors.
 
     Groups of several output channels are looked for where a channel divides into vectors.
     """
+    number = bits.element_size()
+    size, chosen = bits.numel() * number, None
     ranks, different = None, 0
     for transposed in (False, True):
         rows = _rows(bits, transposed)
         for dim in DIMS:
-            if transposed and dim == 1 and rows.shape[1] == 1:
+            if rows.numel() < 2 * dim or (transposed and dim == 1 and rows.shape[1] == 1):
                 continue
-            if rows.numel() < 2 * dim or _varied(_vectors(rows, dim)):
+            whole = rows.shape[1] % dim == 0
+            least = _entries_at_least(_vectors(rows, dim), rows.shape[1] // dim if whole else None)
+            if least is None or rows.numel() // dim * _bits(least) // 8 >= size:
                 continue
             if ranks is None:
                 numbers, ranks = bits.unique(return_inverse=True)
                 different = len(numbers)
             codes, values = _coded(_vectors(_rows(ranks, transposed), dim), different)
-            if values <= 256:
-                yield Layout(_bits(values), dim, None, transposed)
-            if rows.shape[1] % dim == 0 and len(rows) * values <= 1 << 26:
-                yield from _grouped(codes.view(len(rows), -1), values, dim, transposed)
+            found = [Layout(_bits(values), dim, None, transposed)] if values <= 256 else []
+            if whole and len(rows) * values <= 1 << 26:
+                found += _grouped(codes.view(len(rows), -1), values, dim, transposed)
+            for layout in found:
+                stored = layout.stored_bytes(bits.shape, number)
+                if stored < size or (chosen is not None and stored == size and dim < chosen.dim):
+                    size, chosen = stored, layout
+    return chosen
 
 
 def _rows(numbers: Tensor, transposed: bool) -> Tensor:
@@ -199,22 +202,34 @@ def _coded(vectors: Tensor, different: int) -> tuple[Tensor, int]:
 def _grouped(codes: Tensor, values: int, dim: int, transposed: bool) -> Iterator[Layout]:
     """Groups of output channels, each with at most 256 of all vectors; ``codes`` (channels, vectors)."""
     present = torch.zeros(len(codes), values, dtype=torch.bool).scatter_(1, codes, True)
+    limit = len(codes)
     for size in range(1, len(codes)):
         if len(codes) % size and size & (size - 1) and len(codes) > 256:
             continue  # of large layers only divisors and powers of two
+        if size >= limit:
+            return
         groups = nn.functional.pad(present, (0, 0, 0, -len(codes) % size)).view(-1, size, values)
         most = int(groups.any(1).sum(1).max())
         if most <= 256:
             yield Layout(_bits(most), dim, size, transposed)
+        else:
+            limit = min(limit, 2 * size - 1)  # groups so large hold a whole one of these
 
 
-def _varied(vectors: Tensor) -> bool:
-    """Whether the first vectors, which few groups hold, are too many distinct ones for tables to pay."""
+def _entries_at_least(vectors: Tensor, of_row: int | None) -> int | None:
+    """Entries that any table needs, by the first vectors; None where they are too many distinct ones for tables to pay.
+
+    ``of_row``: vectors of an output channel, which no group cuts; None where they do not fill it.
+    """
     sample = vectors[:SAMPLE].long()
     keys = sample[:, 0]
     for column in sample.unbind(1)[1:]:
         keys = keys * MIX + column  # a hash: two that fall together only make it look further
-    return len(keys.unique()) > max(256, len(sample) // 2)
+    if len(keys.unique()) > max(256, len(sample) // 2):
+        return None
+    step = min(of_row or len(keys), len(keys))
+    channels = keys[: len(keys) // step * step].view(-1, step).sort(1).values
+    return 1 + int((channels.diff(dim=1) != 0).sum(1).max())
 
 
 def _distinct(vectors: Tensor) -> tuple[Tensor, Tensor]:
