@@ -19,7 +19,7 @@ from lightsleeper.models.causal_lm import CausalLM
 from tiny_hosts import LLAMA, write_texts
 
 WIDE = {**LLAMA, "hidden_size": 64, "intermediate_size": 192}
-TINY = replace(bench.GIVEN, steps=3, warmup=1, rate=1e-2, context=32, batch=4, documents=3, document_tokens=64)
+TINY = replace(bench.SMALL, steps=3, warmup=1, rate=1e-2, context=32, batch=4, documents=3, document_tokens=64)
 
 
 def arguments(**more):
@@ -31,7 +31,7 @@ def arguments(**more):
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of transformers with a tokenizer of bytes."""
     monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(bench, "GIVEN", TINY)
+    monkeypatch.setattr(bench, "SMALL", TINY)
     texts = str(write_texts(tmp_path / "texts"))
     monkeypatch.setattr(bench, "LocalText", lambda **given: LocalText(texts, **given))
     torch.manual_seed(0)

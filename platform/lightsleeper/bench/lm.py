@@ -48,30 +48,34 @@ class Settings:
     seed: int = 7
 
 
-OWN = Settings()
-"""For the byte-level model that is trained here: the steps of the recipe `lm_edkm`."""
-GIVEN = Settings(steps=100, rate=5e-5, batch=2, documents=60, document_tokens=256)
+SMALL = Settings()
+"""For models such as `lm_small`: the steps of the recipe `lm_edkm`."""
+LARGE_PARAMETERS = 20_000_000
+LARGE = Settings(steps=100, rate=5e-5, batch=2, documents=60, document_tokens=256)
 """For a model of a hundred million weights, on one core: steps of seconds."""
 QUICK = Settings(steps=6, warmup=1, context=64, batch=4, documents=8, document_tokens=128)
+
+
+def chosen(parameters: int, quick: bool, steps: int | None, documents: int | None) -> Settings:
+    """Settings for a model of so many parameters, with what the command line says."""
+    settings = QUICK if quick else SMALL if parameters < LARGE_PARAMETERS else LARGE
+    if steps:
+        settings = replace(settings, steps=steps, warmup=min(settings.warmup, steps // 5 + 1))
+    return replace(settings, documents=documents) if documents else settings
 
 
 def run(args: Any) -> dict[str, Any]:
     """Measure what is not in ``--out`` yet, print the table, return all numbers. Raises UserError."""
     if unknown := [name for name in args.only or () if name not in ARMS]:
         raise UserError(f"bench lm has no '{unknown[0]}'.{did_you_mean(unknown[0], ARMS)}")
-    settings = QUICK if args.quick else GIVEN if args.parent else OWN
-    if args.steps:
-        settings = replace(settings, steps=args.steps, warmup=min(settings.warmup, args.steps // 5 + 1))
-    if args.documents:
-        settings = replace(settings, documents=args.documents)
     with torch_threads(args.threads or torch.get_num_threads()), _folder(args.out) as folder:
         source = args.parent or str(_trained_here(folder, args.quick))
-        bench = Bench(source, settings, folder)
+        bench = Bench(source, folder, args)
         for name in args.only or ARMS:
             bench.measure(name)
         result = {
             "model": bench.facts(),
-            "settings": asdict(settings),
+            "settings": asdict(bench.settings),
             "conditions": conditions(torch.get_num_threads(), dtype="float32"),
             "arms": {name: row for name in ARMS if (row := bench.stored(name))},
         }
@@ -83,11 +87,12 @@ def run(args: Any) -> dict[str, Any]:
 class Bench:
     """Ways of one model under one setting, each kept as a JSON file."""
 
-    def __init__(self, source: str, settings: Settings, folder: Path) -> None:
-        self.source, self.settings = source, settings
+    def __init__(self, source: str, folder: Path, args: Any) -> None:
+        self.source, self.settings = source, SMALL
         self.run = (Path(source) / EXPORT).is_dir() or (Path(source) / ARCHITECTURE).is_file()
         model = self._model()
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.settings = settings = chosen(self.parameters, args.quick, args.steps, args.documents)
         self.sizes = f"{model.net.config.model_type} {_sizes(model)}"
         byte_level = model.text_config.vocab_size == BYTE_TOKENS
         self.data = LocalText(
@@ -177,7 +182,9 @@ class Bench:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         started = time.perf_counter()
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*does not have many workers.*|.*litlogger.*|.*log_every_n_steps.*")
+            warnings.filterwarnings(
+                "ignore", ".*does not have many workers.*|.*litlogger.*|.*log_every_n_steps.*|.*treespec.*"
+            )
             L.Trainer(
                 accelerator="cpu",
                 max_epochs=1,

@@ -208,8 +208,12 @@ def _lm(kinds: Kinds) -> None:
         "--parent", metavar="MODEL", help="hub name, folder, GGUF file or run of a CausalLM; default trains lm_small"
     )
     parser.add_argument("--only", nargs="+", metavar="WAY", help="only these, of those in the table; default all")
-    parser.add_argument("--steps", type=positive, metavar="N", help="of each training; default 150, with --parent 100")
-    parser.add_argument("--documents", type=positive, metavar="N", help="test documents; default all, with --parent 60")
+    parser.add_argument(
+        "--steps", type=positive, metavar="N", help="of each training; default 150, of large models 100"
+    )
+    parser.add_argument(
+        "--documents", type=positive, metavar="N", help="test documents; default all, of large models 60"
+    )
     parser.add_argument("--quick", action="store_true", help="few steps, few documents: whether it works")
     parser.add_argument("--threads", type=positive, metavar="N", help="torch threads, default one per core")
     parser.add_argument("--out", metavar="DIR", help="keeps what is finished, to go on from")
