@@ -105,7 +105,9 @@ def run(args: Any) -> dict[str, Any]:
     parts = chosen_parts("subclone", args.part or (["speed"] if args.parent else None), PARTS)
     settings = QUICK if args.quick else FULL
     if args.parent:
-        settings = replace(GIVEN, parent=args.parent, budget=20_000 if args.quick else GIVEN.budget)
+        settings = replace(GIVEN, parent=args.parent)
+        if args.quick:  # of a hundred million weights an evaluation costs as much as steps do
+            settings = replace(settings, budget=20_000, evaluations=8, evaluation_samples=16)
     seeds = 1 if args.quick and args.seeds == 3 else args.seeds
     starts = {**SPEED, **(ABLATION if "ablation" in parts else {})}
     with torch_threads(args.threads or torch.get_num_threads()), _folder(args.out) as folder:
