@@ -16,7 +16,8 @@ HELP = (
     "cost and save), phoneme (typed keywords in one embedding against other families, recordings of people), prefill "
     "(a prompt read by several processes), asd (what context costs and buys an active-speaker detector), confusables "
     "(the builder of keyword batches against the training it feeds), keywords (ten typed keywords in a stream against "
-    "one, and one threshold for all), lm (a language model at few bits and with zeros)."
+    "one, and one threshold for all), lm (a language model at few bits and with zeros), choices (multiple choice by "
+    "likelihood, against lm-eval)."
 )
 METHODS = {
     "edkm": "clustering: forward and backward against dense DKM and coremltools, bytes saved for backward",
@@ -39,7 +40,21 @@ Kinds = Any  # what add_subparsers gives
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", required=True)
-    for add in (_dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _phoneme, _prefill, _asd, _typed, _lm):
+    groups = (
+        _dsp,
+        _recipes,
+        _dashboard,
+        _methods,
+        _wakeword,
+        _spotter,
+        _phoneme,
+        _prefill,
+        _asd,
+        _typed,
+        _lm,
+        _choices,
+    )
+    for add in groups:
         add(kinds)
     kinds.metavar = "|".join(kinds.choices)
     for kind in kinds.choices.values():
@@ -217,6 +232,18 @@ def _lm(kinds: Kinds) -> None:
     parser.add_argument("--quick", action="store_true", help="few steps, few documents: whether it works")
     parser.add_argument("--threads", type=positive, metavar="N", help="torch threads, default one per core")
     parser.add_argument("--out", metavar="DIR", help="keeps what is finished, to go on from")
+
+
+def _choices(kinds: Kinds) -> None:
+    parser = kinds.add_parser("choices", help="multiple choice by likelihood: speed against lm-eval, accuracy")
+    parser.add_argument("--part", nargs="+", metavar="PART", help="of speed, accuracy; default both")
+    parser.add_argument("--parent", metavar="MODEL", help="folder, hub name or .gguf file; default random weights")
+    parser.add_argument("--items", type=positive, metavar="N", help="accuracy: items, default 600")
+    parser.add_argument("--timed", type=positive, metavar="N", help="speed: the first of them, default 60")
+    parser.add_argument("--batch", type=positive, default=8, metavar="B", help="items in a batch, default 8")
+    parser.add_argument("--quick", action="store_true", help="few items: whether it works")
+    parser.add_argument("--repeats", type=positive, metavar="R", help="timed rounds, default 3")
+    parser.add_argument("--threads", type=positive, metavar="N", help="torch threads")
 
 
 def main(args: argparse.Namespace) -> int:
