@@ -81,6 +81,12 @@ def test_options_of_wake_words_are_refused_for_a_matcher(cli, recordings, option
     assert f"{option} is for wake words" in failed.err
 
 
+def test_a_comparison_by_items_is_refused_for_what_answers_none(cli, recordings):
+    failed = _evaluate(cli, RUN, "--data", str(recordings), "--against", "other.json")
+    assert failed.code == 2
+    assert "--against is for runs of a CausalLM" in failed.err
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

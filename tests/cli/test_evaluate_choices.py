@@ -53,6 +53,19 @@ def test_a_run_is_tested_on_choices_and_evaluate_finds_the_same(trained: Path, c
     found = json.loads(Path("out.json").read_text())["sets"]
     assert found["choices"]["shipped"]["accuracy"] == accuracy
     assert found["test"]["shipped"]["bits_per_byte"] == record.metrics["test/bits_per_byte"]
+    for other in ("out.json", trained / "test.json"):
+        again = cli("evaluate", str(trained), "--against", str(other), "--json", "again.json")
+        assert again.code == 0, again.err
+        paired = json.loads(Path("again.json").read_text())["sets"]["choices"]["shipped"]
+        assert (paired["gain_over_other"]["value"], paired["mcnemar_other"]["value"]) == (0, 1)
+    no_items = cli("evaluate", str(trained), "--split", "val", "--against", "out.json")
+    assert (no_items.code, "these data ask no multiple choice" in no_items.err) == (2, True)
+    outcomes["answers"].reverse()
+    Path("other.json").write_text(json.dumps({"choices": outcomes}))
+    for other, message in (("other.json", "asked other items"), ("tiny.yaml", "no outcomes of multiple choice")):
+        refused = cli("evaluate", str(trained), "--against", other)
+        assert refused.code == 2
+        assert message in refused.err
 
 
 def test_a_run_answers_questions_of_a_table(trained: Path, cli: Callable) -> None:

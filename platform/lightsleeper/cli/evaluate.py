@@ -1,6 +1,7 @@
 """`lightning evaluate`: judge an old run or an exported file on other data.
 
-Wake words: cli/evaluate_streams; word spotters: cli/evaluate_words; active speakers: cli/evaluate_speakers.
+Wake words: cli/evaluate_streams; word spotters: cli/evaluate_words; active speakers: cli/evaluate_speakers; any other
+family: cli/evaluate_other.
 """
 
 import argparse
@@ -44,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--negatives", nargs="+", metavar="FOLDER", help="recordings without it; no manifest needed"
     )
     wake_words.add_argument("--threshold", type=float, metavar="X", help="score to fire from; default: the model's own")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        help="multiple choice: what --json wrote of another model on the same items; the difference, item by item",
+    )
     speakers = parser.add_argument_group("active speakers")
     speakers.add_argument("--truth", metavar="TRUTH.csv", help="labels of AVA, or a folder of them, for a PRED.csv")
     speakers.add_argument(
@@ -61,6 +67,10 @@ def main(args: argparse.Namespace) -> int:
     if args.truth is not None:
         raise UserError(f"--truth is for predictions in a CSV file; {args.source} is none.")
     path = locate(args.source, args.runs_dir)
+    if args.against is not None:
+        from lightsleeper.cli import evaluate_choices
+
+        evaluate_choices.check(path, args.source)
     if judges_faces(path):
         from lightsleeper.cli import evaluate_speakers
 
@@ -81,7 +91,9 @@ def main(args: argparse.Namespace) -> int:
         return evaluate_words.main(path, args)
     args.data = args.data or [own_data(path, args.source)]
     if not is_matcher(path):
-        return other_family(path, args)
+        from lightsleeper.cli import evaluate_other
+
+        return evaluate_other.main(path, args)
     from lightsleeper.data.module import asked
 
     data = data_module(args.data)
@@ -111,47 +123,6 @@ def is_matcher(path: Path) -> bool:
     from lightsleeper.models.family import Family
 
     return model_class(read_description(path)["class_path"]).score is not Family.score
-
-
-def other_family(path: Path, args: argparse.Namespace) -> int:
-    """Words, texts, images, language: what the family's own test measures, on data of a recipe."""
-    if folders_of(args.data):
-        raise UserError("--data: a folder tests typed keywords and wake words; this model needs the data of a recipe.")
-    import logging
-    import warnings
-
-    import lightning as L
-    import torch
-
-    from lightsleeper.deploy.finalize import load_model
-    from lightsleeper.recipe import load
-    from lightsleeper.recipe.parsing import build_data
-    from lightsleeper.stages.deliver import tested
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # accelerators there are, and a tip
-    warnings.filterwarnings("ignore", module="lightning")
-    data = build_data(load(args.data))
-    torch.set_num_threads(args.threads)
-    sets = {}
-    for name, loader in evaluation_sets(data, args.split).items():
-        model = load_model(path)
-        model.check_data(data)
-        trainer = L.Trainer(
-            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            enable_checkpointing=False,
-        )  # fmt: skip
-        found = tested(trainer, model, dataloaders=loader)
-        sets[name] = {key.removeprefix("test/"): value for key, value in found.items()}
-        print_measurements(name, sets[name])
-    conditions = describe(path, data, args)
-    print_conditions(conditions)
-    if args.json:
-        plain = {name: {key: finite(value.to_dict()) for key, value in found.items()} for name, found in sets.items()}
-        content = {name: {"shipped": found} for name, found in plain.items()}
-        from lightsleeper.files import write_json
-
-        write_json(Path(args.json), {"conditions": conditions, "sets": content}, indent=1)
-    return 0
 
 
 def print_measurements(name: str, found: "Mapping[str, Measurement]") -> None:
