@@ -40,21 +40,9 @@ Kinds = Any  # what add_subparsers gives
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", required=True)
-    groups = (
-        _dsp,
-        _recipes,
-        _dashboard,
-        _methods,
-        _wakeword,
-        _spotter,
-        _phoneme,
-        _prefill,
-        _asd,
-        _typed,
-        _lm,
-        _choices,
-    )
-    for add in groups:
+    for add in (
+        _dsp, _recipes, _dashboard, _methods, _wakeword, _spotter, _phoneme, _prefill, _asd, _typed, _lm, _choices
+    ):  # fmt: skip
         add(kinds)
     kinds.metavar = "|".join(kinds.choices)
     for kind in kinds.choices.values():
