@@ -10,6 +10,7 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def speed(
         with counted(net) as seen:
             found[name] = way(items)
         positions[name] = sum(seen)
-    taken = in_turns({name: lambda way=way: way(items) for name, way in ways.items()}, repeats, warm_up=0)
+    taken = in_turns({name: partial(way, items) for name, way in ways.items()}, repeats, warm_up=0)
     return {
         name: {
             "seconds": spread([ms / 1e3 for ms in taken[name]]),
@@ -123,7 +124,8 @@ def lm_eval_scorer(net: PreTrainedModel, tokenizer: "PreTrainedTokenizerFast", r
 
 def accuracy(
     net: PreTrainedModel, tokenizer: "PreTrainedTokenizerFast", items: Sequence[Item], batch: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
+    """By name of `ChoiceMetrics`, value and interval."""
     metric = ChoiceMetrics()
     for rows in ChoiceRows(items, tokenizer, _window(net)).loader(batch):
         told = (rows[name] for name in ("bytes", "item", "answers", "groups", "numbers"))
@@ -163,7 +165,7 @@ def render_speed(found: dict[str, dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def render_accuracy(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+def render_accuracy(found: dict[str, Any]) -> Iterator[str]:
     from lightsleeper.tracking.page import measured
 
     for name, value in found.items():

@@ -186,7 +186,8 @@ class LocalText(Tokenized, DataModule):
     def val_dataloader(self) -> DataLoader:
         return self._evaluation("val")
 
-    def test_dataloader(self) -> DataLoader | list[DataLoader]:
+    def test_dataloader(self) -> Any:
+        """One loader of text; with ``choice_items`` one of choices after it."""
         text = self._evaluation("test")
         if self.choice_items is None:
             return text
