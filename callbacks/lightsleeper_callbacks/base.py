@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
 
 from lightsleeper_callbacks.structure import Structure
+from lightsleeper_callbacks.weights import release
 
 
 class Phase(IntEnum):
@@ -53,8 +54,9 @@ class Compression(Callback):
     phase: ClassVar[Phase]
     distributed: ClassVar[bool] = True
     """Whether it works where every process holds the whole model (DDP)."""
-    sharded: ClassVar[bool] = False
-    """Whether it works where a process holds a part of each weight (FSDP, DeepSpeed)."""
+    sharded: bool = False
+    """Whether it works where a process holds a part of each weight and gathers it for its layer (FSDP2). Strategies
+    that lay weights out in their own way (FSDP of the first kind, DeepSpeed) are refused for all."""
     name: str = ""
     """Its name in the recipe: keeps the states of two callbacks of one class apart in a checkpoint."""
 
@@ -144,8 +146,11 @@ class Compression(Callback):
             check_strategy(peers, trainer.strategy)
             prepare_in_order(peers, pl_module, trainer.max_epochs)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        release(pl_module)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.settled(0.0) and _unending(trainer):
+        if not self.settled(0.0) and unending(trainer):
             raise ValueError(
                 f"{_called(self)} acts at shares of a training whose end is unknown: set max_steps, or "
                 "limit_train_batches for data without a length"
@@ -237,19 +242,20 @@ def check_strategy(callbacks: Iterable[Callback], strategy: Strategy) -> None:
     """Raise ValueError naming a callback that cannot work under ``strategy``."""
     if isinstance(strategy, SingleDeviceStrategy):
         return
-    whole = isinstance(strategy, DDPStrategy)
+    whole, sharded = isinstance(strategy, DDPStrategy), isinstance(strategy, ModelParallelStrategy)
     for callback in compressions(callbacks):
-        if not (callback.distributed if whole else callback.sharded):
-            kind = "several processes" if whole else "weights in shards"
+        if not (callback.distributed if whole else callback.sharded and sharded):
+            kind = "several processes" if whole else "weights in shards" if sharded else "weights laid out like this"
             raise ValueError(f"{_called(callback)} does not work with {kind} ({type(strategy).__name__}).")
 
 
 def progress(trainer: Trainer) -> float:
     """Share of all optimizer steps done, 0 before the first; 0 while the end is unknown (max_epochs: -1)."""
-    return 0.0 if _unending(trainer) else min(trainer.global_step / trainer.estimated_stepping_batches, 1.0)
+    return 0.0 if unending(trainer) else min(trainer.global_step / trainer.estimated_stepping_batches, 1.0)
 
 
-def _unending(trainer: Trainer) -> bool:
+def unending(trainer: Trainer) -> bool:
+    """Whether it is not known how many optimizer steps a training will have."""
     return not 0 < trainer.estimated_stepping_batches < float("inf")
 
 

@@ -5,14 +5,25 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lightsleeper_callbacks.base import Compression, Phase
+from lightsleeper_callbacks.base import Compression, Phase, unending
 from lightsleeper_callbacks.edkm_report import deployed_bytes, facts, gap, used
 from lightsleeper_callbacks.edkm_weight import BACKENDS, Backend, Clustered, table_fits
 from lightsleeper_callbacks.layout import Layout
-from lightsleeper_callbacks.weights import Target, Transform, attach, attached, carried, detach, find
+from lightsleeper_callbacks.weights import (
+    Target,
+    Transform,
+    attach,
+    attached,
+    carried,
+    detach,
+    find,
+    is_sharded,
+    whole,
+)
 
 CATALOG = ("EDKMClustering",)
 
@@ -63,6 +74,7 @@ class EDKMClustering(Compression):
     """
 
     phase = Phase.CLUSTER
+    sharded = True
 
     def __init__(
         self,
@@ -139,6 +151,12 @@ class EDKMClustering(Compression):
             settings = (self.tau, self.iterations, self.eps, self.short, self.backend)
             attach(target, Clustered(target.original, layout, *settings, pruned=pruned))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if unending(trainer) and any(is_sharded(target.original) for target, _ in self._mine(pl_module)):
+            # Steps are then told apart by the version of the weight, which sharded ones do not count.
+            raise ValueError("clustering weights in shards needs a training with an end: set max_epochs or max_steps")
+
     @torch.no_grad()
     def step(self, module: nn.Module, progress: float) -> None:
         if progress < self.start:
@@ -202,7 +220,7 @@ class EDKMClustering(Compression):
 def _input(target: Target, transform: Transform) -> Tensor:
     """The weight that ``transform`` gets when all before it act as they would ship."""
     layer, name = target.owners[0]
-    weight = target.original.detach()
+    weight = whole(target.original)
     for other in layer.parametrizations[name]:  # type: ignore[index]
         if other is transform:
             break

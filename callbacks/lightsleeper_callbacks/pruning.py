@@ -18,7 +18,7 @@ from lightsleeper_callbacks.base import Compression, Phase
 from lightsleeper_callbacks.masking import GroupMask, WeightMask
 from lightsleeper_callbacks.schedule import check_ramp, ramp
 from lightsleeper_callbacks.structure import Structure
-from lightsleeper_callbacks.weights import CONVOLUTIONS, Target, attach, carried, detach, find
+from lightsleeper_callbacks.weights import CONVOLUTIONS, Target, attach, carried, detach, find, whole
 
 SOFT = 0.1
 """Mean |m - 1[m >= 0.5]| of a layer from which its mask counts as soft: 0.01 for normally distributed weights at the
@@ -38,7 +38,7 @@ class Masked:
     @property
     def weight(self) -> Tensor:
         assert self.target is not None
-        return self.target.original.detach()
+        return whole(self.target.original)
 
 
 class Pruning(Compression):
@@ -85,6 +85,7 @@ class Pruning(Compression):
             if isinstance(value, str):
                 raise ValueError(f"{name} is a list of names, got the text '{value}'")
         self.sparsity, self.mode = sparsity, mode
+        self.sharded = mode != "channel"
         self.targets, self.exclude = targets, exclude
         self.start, self.end = start, end
         self.budget, self.statistics = budget, statistics

@@ -174,6 +174,7 @@ class SubcloneInitialization(Compression):
     """
 
     phase = Phase.INITIALIZE
+    sharded = True
 
     def __init__(
         self,

@@ -69,6 +69,8 @@ class Transform(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.keeps = True
+        """Whether a result waits for the next use of the weight; not where that would undo a weight's sharding."""
         self._kept: tuple[Any, ...] | None = None
 
     def soft(self, weight: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ class Transform(nn.Module):
         if self._kept is not None and self._kept[0]() is weight and self._kept[1] == mode:
             return self._kept[2]
         result = self.soft(weight) if self.training else self.hard(weight)
-        if not torch.is_inference_mode_enabled() and result is not weight:
+        if self.keeps and not torch.is_inference_mode_enabled() and result is not weight:
             self._kept = (weakref.ref(weight), mode, result)
             if result.requires_grad and not result.is_leaf:
                 result.register_hook(_forgetting(weakref.ref(self)))
@@ -238,6 +240,24 @@ def original(layer: nn.Module, weight: str) -> nn.Parameter:
     if parametrize.is_parametrized(layer, weight):
         return _parametrizations(layer)[weight].original
     return getattr(layer, weight)
+
+
+def is_sharded(weight: Tensor) -> bool:
+    """Whether this process holds a part of the weight: under FSDP2, outside the forward pass of its layer."""
+    return hasattr(weight, "full_tensor")
+
+
+def whole(weight: Tensor) -> Tensor:
+    """All of a weight, detached. Of a sharded one every process has to ask, in the same order."""
+    weight = weight.detach()
+    return weight.full_tensor() if is_sharded(weight) else weight  # type: ignore[operator]
+
+
+def release(module: nn.Module) -> None:
+    """Let go of results where weights are sharded: a layer frees its whole weight after use, so what was made of it has
+    to go as well. Results of tied weights stay, for their other owners."""
+    for target, transform in carried(module, Transform):
+        transform.keeps = len(target.owners) > 1 or not is_sharded(target.original)
 
 
 def _chain(layer: nn.Module, weight: str) -> list[nn.Module]:

@@ -37,6 +37,7 @@ from lightsleeper.models.family import Family, SavedModel
 from lightsleeper.nn.optimizer import Schedule, scheduled_adamw
 from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.run_folder import WEIGHTS
+from lightsleeper.sharding import shard
 
 Auto = type[_BaseAutoModelClass]
 
@@ -60,6 +61,11 @@ class HubFamily(Family):
         above_zero(lr=lr)
         self.lr, self.schedule = lr, schedule
         self.warmup_steps, self.weight_decay = warmup_steps, weight_decay
+
+    def configure_model(self) -> None:
+        """Cut the weights into shards where the Trainer's strategy is `fsdp2`."""
+        if self._device_mesh is not None:
+            shard(self.net, self._device_mesh["data_parallel"], str(self.trainer.precision))
 
     def results(self, prefix: str, intervals: bool) -> dict[str, Measurement]:
         return self.metrics.results(prefix, intervals=intervals)

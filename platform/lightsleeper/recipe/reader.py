@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
+from lightsleeper import sharding
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.recipe import catalog
 from lightsleeper.recipe.loading import Recipe
@@ -79,6 +80,7 @@ class Reader:
         from lightning.pytorch.accelerators import AcceleratorRegistry
         from lightning.pytorch.strategies import StrategyRegistry
 
+        sharding.register()
         choices = {
             "accelerator": {*AcceleratorRegistry.available_accelerators(), "auto", "gpu"},
             "strategy": {*StrategyRegistry.available_strategies(), "auto"},

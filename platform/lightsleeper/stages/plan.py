@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightsleeper_callbacks.base import check_strategy
 
 from lightsleeper import recipe as recipes
+from lightsleeper import sharding
 from lightsleeper.data.module import asked
 from lightsleeper.deploy.formats import FORMATS
 from lightsleeper.deploy.small import check_small
@@ -163,6 +164,8 @@ def check_trainer(todo: Plan) -> None:
             trainer = L.Trainer(**{**plain, **bare})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    family = parsing.find_class(todo.config["model"]["class_path"])
+    sharding.check(trainer.strategy, family, str(trainer.precision))
     callbacks = {
         name: reader.object(f"callbacks.{name}", spec, L.Callback)
         for name, spec in todo.config["callbacks"].items()
