@@ -45,10 +45,10 @@ def round_weights(module: nn.Module, bits: int, embedding_bits: int, group: Grou
 
 def rounded(weight: Tensor, bits: int, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     """The weight on its grid, the codes (n,) uint8 of its numbers in order, the ends (groups, 2) of the grids."""
-    rows = weight.flatten(1)
-    size = {"tensor": weight.numel(), "channel": rows.shape[1]}.get(group, group)  # type: ignore[call-overload]
-    if weight.numel() % size or (group != "tensor" and rows.shape[1] % size):
-        raise ValueError(f"groups of {size} inputs do not divide a channel of {rows.shape[1]}")
+    channel = weight[0].numel()
+    size = weight.numel() if group == "tensor" else channel if group == "channel" else int(group)
+    if group != "tensor" and channel % size:
+        raise ValueError(f"groups of {size} inputs do not divide a channel of {channel}")
     groups = weight.detach().float().reshape(-1, size)
     ends = torch.stack([groups.amin(1), groups.amax(1)], 1).half()
     low, high = ends.float().unbind(1)
