@@ -19,11 +19,11 @@ from lightsleeper.models.causal_lm import CausalLM
 from tiny_hosts import LLAMA, write_texts
 
 WIDE = {**LLAMA, "hidden_size": 64, "intermediate_size": 192}
-TINY = replace(bench.SMALL, steps=3, warmup=1, rate=1e-2, context=32, batch=4, documents=3, document_tokens=64)
+TINY = replace(bench.SMALL, steps=3, warmup=1, rate=1e-2, context=64, batch=4, documents=3, document_tokens=64, items=6)
 
 
 def arguments(**more):
-    return Namespace(**{"parent": None, "only": None, "steps": None, "documents": None, "quick": False,
+    return Namespace(**{"parent": None, "only": None, "steps": None, "documents": None, "items": None, "quick": False,
                         "threads": 1, **more})  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of transformers with a tokenizer of bytes."""
     monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(bench, "SMALL", TINY)
-    texts = str(write_texts(tmp_path / "texts"))
+    texts = str(write_texts(tmp_path / "texts", words=600))
     monkeypatch.setattr(bench, "LocalText", lambda **given: LocalText(texts, **given))
     torch.manual_seed(0)
     model = CausalLM(config=WIDE)
@@ -100,6 +100,9 @@ def test_a_finished_way_is_taken_from_the_folder(parent: Path, tmp_path: Path, m
     assert all(arms[name]["bytes"] < arms["original"]["bytes"] / 3 for name in only[1:])
     assert arms["edkm"]["documents"] != arms["kmeans"]["documents"] != arms["original"]["documents"]
     assert f"{arms['edkm']['bytes'] / 1e6:.2f}" in printed
+    assert len(arms["edkm"]["choices"]["chosen"]) == 6
+    assert 0 <= found["summary"]["quality"]["edkm"]["accuracy"]["value"] <= 1
+    assert "without reading the text, by length" in printed
     json.dumps(found)
 
     def fail(*_: object) -> None:

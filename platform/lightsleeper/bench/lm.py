@@ -27,6 +27,7 @@ from lightsleeper.data.local_text import LocalText
 from lightsleeper.data.tokens import BYTE_TOKENS
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.files import content_hash, gguf_parts, gzip_bytes, write_json
+from lightsleeper.metrics.choices import BASELINES
 from lightsleeper.models.causal_lm import CausalLM
 from lightsleeper.run_folder import ARCHITECTURE, EXPORT
 
@@ -45,23 +46,26 @@ class Settings:
     """Test documents; None is all."""
     document_tokens: int = 2048
     """The first so many of each."""
+    items: int | None = 500
+    """Multiple-choice items of the test documents (`data.choices`); None: no such test."""
     seed: int = 7
 
 
 SMALL = Settings()
 """For models such as `lm_small`: the steps of the recipe `lm_edkm`."""
 LARGE_PARAMETERS = 20_000_000
-LARGE = Settings(steps=100, rate=5e-5, batch=2, documents=60, document_tokens=256)
+LARGE = Settings(steps=100, rate=5e-5, batch=2, documents=60, document_tokens=256, items=None)
 """For a model of a hundred million weights, on one core: steps of seconds."""
-QUICK = Settings(steps=6, warmup=1, context=64, batch=4, documents=8, document_tokens=128)
+QUICK = Settings(steps=6, warmup=1, context=128, batch=4, documents=8, document_tokens=128, items=40)
 
 
-def chosen(parameters: int, quick: bool, steps: int | None, documents: int | None) -> Settings:
+def chosen(parameters: int, args: Any) -> Settings:
     """Settings for a model of so many parameters, with what the command line says."""
-    settings = QUICK if quick else SMALL if parameters < LARGE_PARAMETERS else LARGE
-    if steps:
-        settings = replace(settings, steps=steps, warmup=min(settings.warmup, steps // 5 + 1))
-    return replace(settings, documents=documents) if documents else settings
+    settings = QUICK if args.quick else SMALL if parameters < LARGE_PARAMETERS else LARGE
+    if args.steps:
+        settings = replace(settings, steps=args.steps, warmup=min(settings.warmup, args.steps // 5 + 1))
+    given = {name: getattr(args, name) for name in ("documents", "items") if getattr(args, name)}
+    return replace(settings, **given)
 
 
 def run(args: Any) -> dict[str, Any]:
@@ -92,7 +96,7 @@ class Bench:
         self.run = (Path(source) / EXPORT).is_dir() or (Path(source) / ARCHITECTURE).is_file()
         model = self._model()
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.settings = settings = chosen(self.parameters, args.quick, args.steps, args.documents)
+        self.settings = settings = chosen(self.parameters, args)
         self.sizes = f"{model.net.config.model_type} {_sizes(model)}"
         byte_level = model.text_config.vocab_size == BYTE_TOKENS
         self.data = LocalText(
@@ -102,11 +106,12 @@ class Bench:
             eval_batch_size=8,
             eval_documents=settings.documents,
             eval_document_tokens=settings.document_tokens,
+            choice_items=settings.items,
             seed=settings.seed,
         )
         self.data.setup()
         key = {
-            "settings": asdict(settings),
+            "settings": {name: value for name, value in asdict(settings).items() if value is not None},
             "weights": content_hash([_digest(value) for value in model.parameters()]),
             "data": self.data.summary()["hash"],
         }
@@ -143,19 +148,19 @@ class Bench:
             shipped, facts = arm.ship(model, callbacks, path)
             size = {"bytes": path.stat().st_size, "gzip_bytes": gzip_bytes(path)}
         shipped_s = time.perf_counter() - started
-        documents = self._judge(shipped)
+        judged = self._judge(shipped)
         row = {
             "label": arm.label,
             **size,
+            **judged,
             "payload_bytes": facts["payload_bytes"],
             "bits": 8 * facts["payload_bytes"] / self.parameters,
             "zeros": _zeros(shipped),
-            "documents": documents,
             "step_s": step_s,
             "ship_s": shipped_s,
         }
         write_json(self.folder / f"{name}.json", row)
-        nats, tokens, size_of_text = (sum(column) for column in zip(*documents, strict=True))
+        nats, tokens, size_of_text = (sum(column) for column in zip(*judged["documents"], strict=True))
         print(
             f"  {arm.label}: {size['bytes'] / 1e6:.2f} MB, {nats / tokens:.3f} nats a token, "
             f"{nats / size_of_text / 0.693147:.3f} bits per byte",
@@ -209,19 +214,26 @@ class Bench:
         )
 
     @torch.inference_mode()
-    def _judge(self, model: CausalLM) -> list[list[float]]:
-        """Nats, tokens and bytes of each test document."""
+    def _judge(self, model: CausalLM) -> dict[str, Any]:
+        """Nats, tokens and bytes of each test document; what was chosen of each multiple-choice item."""
         model.eval().forget()
-        for batch in self.data.test_dataloader():
-            model.observe(batch)
-        return model.metrics.by_document().tolist()
+        loaders = self.data.test_dataloader()
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            for batch in loader:
+                model.observe(batch)
+        found: dict[str, Any] = {"documents": model.metrics.by_document().tolist()}
+        if model.choices.seen:
+            values = model.choices.results("", intervals=False)
+            baselines = {name: values[f"{name}_accuracy"].value for name in BASELINES}
+            found |= {"choices": model.choices.details(), "baselines": baselines}
+        return found
 
 
 def _trained_here(folder: Path, quick: bool) -> Path:
     """The run of `lm_small` in ``folder``, trained first where it is not there."""
     from lightsleeper.bench.trainings import FIRST_SEED, Arm, Training, train
 
-    fewer = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=30", "--data.context_tokens=64") if quick else ()
+    fewer = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=30") if quick else ()
     same = ("--run.stages=[fit,finalize]", "--run.formats=[packed]", "--tracking.mode=disabled")
     overrides = (*fewer, *same, f"--run.threads={torch.get_num_threads()}")
     return train(Training(Arm("lm_small", "lm_small", (), "lm_small"), FIRST_SEED, overrides), folder)

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from lightsleeper.metrics.choices import compared, mean
 from lightsleeper.metrics.language import paired, quotients
 
 PAIRS = (
@@ -30,12 +32,27 @@ def summarize(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     quality = {
         name: {key: found.to_dict() for key, found in quotients(values).items()} for name, values in sums.items()
     }
-    pairs = [
-        {"first": first, "second": second, **paired(sums[first], sums[second]).to_dict()}
-        for first, second in PAIRS
-        if first in sums and second in sums
-    ]
+    for name, row in arms.items():
+        if "choices" in row:
+            right, groups = _right(row)
+            quality[name]["accuracy"] = mean(right, groups).to_dict()
+    pairs = [_pair(first, second, arms, sums) for first, second in PAIRS if first in sums and second in sums]
     return {"quality": quality, "pairs": pairs}
+
+
+def _pair(first: str, second: str, arms: Mapping[str, Any], sums: Mapping[str, Tensor]) -> dict[str, Any]:
+    found = {"first": first, "second": second, **paired(sums[first], sums[second]).to_dict()}
+    if "choices" in arms[first] and "choices" in arms[second]:
+        (right, groups), (other, _) = _right(arms[first]), _right(arms[second])
+        difference, p = compared(right, other, groups)
+        found["accuracy"] = {**difference.to_dict(), "mcnemar": p.value}
+    return found
+
+
+def _right(row: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Right or wrong (n,) of each item, and its group."""
+    choices = row["choices"]
+    return torch.tensor(choices["chosen"]) == torch.tensor(choices["answers"]), torch.tensor(choices["groups"])
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -50,7 +67,8 @@ def render(result: Mapping[str, Any]) -> str:
         "3 bits a weight, the embedding at 8; bits with scales, tables and what is not compressed; [95 % interval over "
         "documents]",
         "",
-        f"{'':34}{'MB':>9}{'gzipped':>9}{'bits':>7}{'zeros':>7}{'bits per byte':>24}{'perplexity':>26}{'s/step':>8}",
+        f"{'':34}{'MB':>9}{'gzipped':>9}{'bits':>7}{'zeros':>7}{'bits per byte':>24}{'perplexity':>26}"
+        f"{'choices right':>24}{'s/step':>8}",
     ]
     for name, row in result["arms"].items():
         quality = result["summary"]["quality"][name]
@@ -58,12 +76,15 @@ def render(result: Mapping[str, Any]) -> str:
         lines.append(
             f"{row['label']:34}{row['bytes'] / 1e6:>9.2f}{row['gzip_bytes'] / 1e6:>9.2f}{row['bits']:>7.2f}"
             f"{100 * row['zeros']:>6.0f}%{_text(quality['bits_per_byte']):>24}{_text(quality['perplexity']):>26}"
-            f"{step:>8}"
+            f"{_text(quality['accuracy']) if 'accuracy' in quality else '':>24}{step:>8}"
         )
+    for name, value in next((row["baselines"] for row in result["arms"].values() if "baselines" in row), {}).items():
+        lines.append(f"without reading the text, by {name}: {value:.3f} of the choices right")
     labels = {name: row["label"] for name, row in result["arms"].items()}
-    lines += ["", "bits per byte, difference over the same documents; below 0 the first is better:"]
+    lines += ["", "bits per byte, difference over the same documents (below 0 the first is better); choices right:"]
     for pair in result["summary"]["pairs"]:
-        lines.append(f"  {labels[pair['first']]} against {labels[pair['second']]}: {_signed(pair)}")
+        choices = f"; {_signed(pair['accuracy'])}, p {pair['accuracy']['mcnemar']:.2g}" if "accuracy" in pair else ""
+        lines.append(f"  {labels[pair['first']]} against {labels[pair['second']]}: {_signed(pair)}{choices}")
     return "\n".join(lines)
 
 

@@ -217,6 +217,9 @@ def _lm(kinds: Kinds) -> None:
     parser.add_argument(
         "--documents", type=positive, metavar="N", help="test documents; default all, of large models 60"
     )
+    parser.add_argument(
+        "--items", type=positive, metavar="N", help="multiple choice; default 500, of large models none"
+    )
     parser.add_argument("--quick", action="store_true", help="few steps, few documents: whether it works")
     parser.add_argument("--threads", type=positive, metavar="N", help="torch threads, default one per core")
     parser.add_argument("--out", metavar="DIR", help="keeps what is finished, to go on from")
