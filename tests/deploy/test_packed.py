@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from lightsleeper.deploy import packed
 from lightsleeper.deploy.export import export
 from lightsleeper.deploy.finalize import finalize, load_model, save_model
-from lightsleeper.deploy.packed import check_equal, pack, pack_bits, palette, read, unpack, unpack_bits
+from lightsleeper.deploy.packed import check_equal, pack, pack_bits, read, unpack, unpack_bits
+from lightsleeper.deploy.palette import BITS_OF, palette
 from lightsleeper.errors import UserError
 from lightsleeper_callbacks.edkm import EDKMClustering
 from lightsleeper_callbacks.layout import Layout
@@ -70,7 +71,7 @@ def test_every_float_type_comes_back_bit_for_bit(dtype: torch.dtype):
     packed_codes = pack_bits(found.codes, found.layout.bits)
     again = packed.unpalette(found.layout, packed_codes, found.tables, found.tail, list(weight.shape))
     assert again.dtype == dtype
-    bits = packed.BITS_OF[weight.element_size()]
+    bits = BITS_OF[weight.element_size()]
     assert torch.equal(again.view(bits), weight.view(bits))
 
 
