@@ -75,6 +75,33 @@ def test_every_float_type_comes_back_bit_for_bit(dtype: torch.dtype):
     assert torch.equal(again.view(bits), weight.view(bits))
 
 
+def smallest_by_trial(weight: Tensor) -> int:
+    """Bytes of the best layout, each tried on its own; the plain weight's where none is better."""
+    best = weight.numel() * 4
+    for transposed in (False, True):
+        rows = (weight.T if transposed else weight).flatten(1)
+        for dim in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16):
+            sizes = [None, *range(1, len(rows))] if rows.shape[1] % dim == 0 else [None]
+            for size in sizes if weight.numel() >= 2 * dim else []:
+                layout = Layout(1, dim, size, transposed)
+                parts = [part[: len(part) // dim * dim].view(-1, dim) for part in layout.split(weight)]
+                most = max(len(part.unique(dim=0)) for part in parts)
+                bits = max(1, (most - 1).bit_length())
+                best = min(best, layout._replace(bits=bits).stored_bytes(weight.shape))
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 10), st.integers(1, 40), st.integers(1, 5), st.integers(0, 2), st.integers(0, 99))
+def test_no_layout_is_smaller_than_the_one_that_is_found(rows: int, inputs: int, kinds: int, scale: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.arange(1, rows + 1)[:, None] ** scale  # values of a row of its own, or of all
+    weight = (torch.randint(kinds, (rows, inputs), generator=generator) * scales).float()
+    found = palette(weight)
+    size = rows * inputs * 4 if found is None else found.layout.stored_bytes(weight.shape)
+    assert size == smallest_by_trial(weight)
+
+
 def test_random_weights_and_small_ones_stay_as_they_are():
     assert palette(torch.randn(300, 300)) is None
     assert palette(torch.ones(1, 2)) is None
