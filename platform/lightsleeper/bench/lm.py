@@ -25,6 +25,7 @@ from lightsleeper.bench.lm_arms import ARMS, TRAININGS, Callbacks
 from lightsleeper.bench.lm_report import render, summarize
 from lightsleeper.data.local_text import LocalText
 from lightsleeper.data.tokens import BYTE_TOKENS
+from lightsleeper.deploy.export import TOKENIZER, TRANSFORMERS
 from lightsleeper.errors import UserError, did_you_mean
 from lightsleeper.files import content_hash, gguf_parts, gzip_bytes, write_json
 from lightsleeper.metrics.choices import BASELINES
@@ -92,7 +93,7 @@ class Bench:
     """Ways of one model under one setting, each kept as a JSON file."""
 
     def __init__(self, source: str, folder: Path, args: Any) -> None:
-        self.source, self.settings = source, SMALL
+        self.source, self.settings = source, SMALL  # until the model's size is known
         self.run = (Path(source) / EXPORT).is_dir() or (Path(source) / ARCHITECTURE).is_file()
         model = self._model()
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -109,6 +110,7 @@ class Bench:
             choice_items=settings.items,
             seed=settings.seed,
         )
+        model.check_data(self.data)
         self.data.setup()
         key = {
             "settings": {name: value for name, value in asdict(settings).items() if value is not None},
@@ -242,10 +244,11 @@ def _trained_here(folder: Path, quick: bool) -> Path:
 def _tokenizer(source: str, run: bool) -> str:
     if not run:
         return source
-    for folder in (Path(source) / EXPORT / "transformers", Path(source) / "transformers"):
-        if folder.is_dir():
-            return str(folder)
-    raise UserError(f"--parent {source} has no tokenizer: its run wrote no format transformers.")
+    for folder in (Path(source) / EXPORT, Path(source)):
+        for name in (TRANSFORMERS, TOKENIZER):
+            if (folder / name).is_dir():
+                return str(folder / name)
+    raise UserError(f"--parent {source} has no tokenizer: its run wrote neither format transformers nor packed.")
 
 
 def _zeros(model: CausalLM) -> float:

@@ -208,7 +208,7 @@ def _phoneme(kinds: Kinds) -> None:
 def _lm(kinds: Kinds) -> None:
     parser = kinds.add_parser("lm", help="a language model at few bits and with zeros: bytes against perplexity")
     parser.add_argument(
-        "--parent", metavar="MODEL", help="hub name, folder, GGUF file or run of a CausalLM; default trains lm_small"
+        "--parent", metavar="MODEL", help="hub name, folder, GGUF file or run folder; default trains lm_small"
     )
     parser.add_argument("--only", nargs="+", metavar="WAY", help="only these, of those in the table; default all")
     parser.add_argument(
