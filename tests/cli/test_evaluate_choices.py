@@ -9,16 +9,14 @@ import yaml
 from lightsleeper.data.lm_eval_task import NAME
 from lightsleeper.tracking.record import read
 from tiny_hosts import LLAMA, lm_recipe, write_texts
-from tiny_runs import prepare, start
+from tiny_runs import last, prepare, start
 
 ITEMS = 40
 WINDOW = 240
 
 
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def write_recipe() -> Path:
     """A tiny language model that is tested on choices too, and written as a folder for transformers."""
-    prepare(monkeypatch, tmp_path)
     write_texts(Path("texts"), words=1000)
     path = lm_recipe(
         Path("tiny.yaml"),
@@ -32,12 +30,23 @@ def recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``tiny.yaml`` and its finished run, made once for all tests."""
+    folder = tmp_path_factory.mktemp("choices")
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch, folder)
+        start(write_recipe())
+    return folder
+
+
 @pytest.fixture
-def trained(recipe: Path) -> Path:
-    return start(recipe)
+def trained(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    prepare(monkeypatch, home)
+    return last()
 
 
-def test_a_run_is_tested_on_choices_and_evaluate_finds_the_same(trained: Path, cli: Callable, tmp_path: Path) -> None:
+def test_a_run_is_tested_on_choices_and_evaluate_finds_the_same(trained: Path, cli: Callable) -> None:
     record = read(trained)
     assert record.headline == ["test/bits_per_byte", "test/perplexity", "test/choices/accuracy"]
     accuracy = record.metrics["test/choices/accuracy"]
@@ -83,8 +92,8 @@ def test_a_run_answers_questions_of_a_table(trained: Path, cli: Callable) -> Non
     assert f"the model has positions for {WINDOW}" in refused.err
 
 
-def test_items_are_written_only_where_there_are_some(recipe: Path, cli: Callable) -> None:
-    done = cli("data", "items", str(recipe), "--out", "task")
+def test_items_are_written_only_where_there_are_some(trained: Path, cli: Callable) -> None:
+    done = cli("data", "items", "tiny.yaml", "--out", "task")
     assert done.code == 0, done.err
     assert (
         f"lm_eval --model hf --model_args pretrained=RUN/export/transformers,dtype=float32 --tasks {NAME}" in done.out
@@ -94,7 +103,7 @@ def test_items_are_written_only_where_there_are_some(recipe: Path, cli: Callable
     assert set(rows[0]) == {"context", "choices", "answer", "group"}
     task = yaml.safe_load(Path("task", f"{NAME}.yaml").read_text())
     assert Path(task["dataset_kwargs"]["data_files"]["test"]) == Path("task", f"{NAME}.jsonl").resolve()
-    refused = cli("data", "items", str(recipe), "--out", "task", "--data.choice_items=null")
+    refused = cli("data", "items", "tiny.yaml", "--out", "task", "--data.choice_items=null")
     assert refused.code == 2
     assert "LocalText has no multiple-choice items: give LocalText data.choice_items" in refused.err
 
