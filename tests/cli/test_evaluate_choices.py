@@ -86,6 +86,12 @@ def test_a_run_answers_questions_of_a_table(trained: Path, cli: Callable) -> Non
     found = json.loads(Path("out.json").read_text())["sets"]["choices"]["shipped"]
     assert found["accuracy"]["method"] == "Clopper-Pearson"
     assert found["accuracy"]["n"] == 10
+    untrainable = cli("run", "tiny.yaml", "asked.yaml", "--runs-dir", "other")
+    assert untrainable.code == 2
+    assert "MultipleChoice is test data only" in untrainable.err
+    tested = cli("run", "tiny.yaml", "asked.yaml", "--runs-dir", "tested", "--run.stages=[test]")
+    assert tested.code == 0, tested.err
+    assert "test/choices/accuracy" in read(last(runs="tested")).metrics
     Path("asked.jsonl").write_text(json.dumps({**rows[0], "question": "long " * 100}) + "\n")
     refused = cli("evaluate", str(trained), "--data", "asked.yaml")
     assert refused.code == 2

@@ -116,6 +116,14 @@ class MultipleChoice(Tokenized, DataModule):
             context = self.template.replace("{question}", str(row[self.question]).strip())
             yield Item(context, tuple(f" {text.strip()}" for text in texts), right, str(number))
 
+    def train_dataloader(self) -> DataLoader:
+        raise UserError(
+            "MultipleChoice is test data only: set run.stages to [test], or `lightning evaluate RUN --data`."
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self.train_dataloader()
+
     def test_dataloader(self) -> DataLoader:
         return self._rows.loader(self.batch_size)
 
