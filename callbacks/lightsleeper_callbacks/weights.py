@@ -250,7 +250,8 @@ def is_sharded(weight: Tensor) -> bool:
 def whole(weight: Tensor) -> Tensor:
     """All of a weight, detached. Of a sharded one every process has to ask, in the same order."""
     weight = weight.detach()
-    return weight.full_tensor() if is_sharded(weight) else weight  # type: ignore[operator]
+    gather: Any = getattr(weight, "full_tensor", None)
+    return weight if gather is None else gather()
 
 
 def release(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from lightsleeper.errors import UserError
 
 
 def measure(*parts: str) -> dict:
-    return edkm.run(Namespace(part=list(parts), quick=True, repeats=1, threads=1, seeds=1))
+    return edkm.run(Namespace(part=list(parts), quick=True, repeats=1, threads=1, seeds=1, out=None, memory_gb=None))
 
 
 def test_the_layer_part_compares_gradients_and_times(capsys):

@@ -3,7 +3,9 @@
 layer: forward and backward of one clustered layer, each back-end on the same bfloat16 weights held in float32, against
 dense DKM and, as a whole layer on one row of input, coremltools' DKMPalettizer where it is installed; the fast one also
 against its floor, the passes over all weights that it cannot do without. step: the training step of a layer at 2,048
-tokens against the plain one. memory: bytes kept for backward by the weights of a LLaMA-7B decoder layer.
+tokens against the plain one. memory: bytes kept for backward by the weights of a LLaMA-7B decoder layer. shapes: peak
+memory and time on every shape of two language models (`edkm_shapes`). forecast: what a fine-tune of 7 B would need
+(`edkm_forecast`).
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +28,7 @@ from lightsleeper.bench.conditions import chosen_parts, conditions, torch_thread
 from lightsleeper.bench.timing import Spread, in_turns, shown, spread, timed
 from lightsleeper.quiet import quiet
 
-PARTS = ("layer", "step", "memory")
+PARTS = ("layer", "step", "memory", "shapes", "forecast")
 BITS, ITERATIONS = 3, 5
 STD = 0.02  # of the weights, as a language model's
 EQUAL = 1e-5  # largest gradient difference, as a share of the largest gradient
@@ -38,15 +41,27 @@ PAPER_SHARDS = 8
 
 def run(args: Any) -> dict[str, Any]:
     """Measure the parts asked for, print them and return the numbers. Raises UserError for an unknown part."""
+    from lightsleeper.bench import edkm_forecast, edkm_shapes  # which measure what is defined here
+
     wanted = chosen_parts("edkm", args.part, PARTS)
     threads = args.threads or os.cpu_count() or 1
     result: dict[str, Any] = {"quick": args.quick, "conditions": _conditions(threads)}
     print("eDKM: " + ", ".join(f"{name} {value}" for name, value in result["conditions"].items()))
-    measure = {"layer": layer, "step": step, "memory": memory}
+    limit = None if args.memory_gb is None else int(args.memory_gb * 1e9)
+    out = None if args.out is None else Path(args.out)
+
+    def shapes(quick: bool, repeats: int | None) -> dict[str, Any]:
+        return edkm_shapes.run(quick, threads, limit, out)
+
+    def forecast(quick: bool, repeats: int | None) -> dict[str, Any]:
+        return edkm_forecast.run(result["shapes"] if "shapes" in result else shapes(quick, None), threads)
+
+    measure = {"layer": layer, "step": step, "memory": memory, "shapes": shapes, "forecast": forecast}
+    render = {**RENDER, "shapes": edkm_shapes.render, "forecast": edkm_forecast.render}
     with torch_threads(threads):
         for name in wanted:
             result[name] = {"quick": args.quick, **measure[name](args.quick, args.repeats)}
-            print("\n" + "\n".join(RENDER[name](result[name])))
+            print("\n" + "\n".join(render[name](result[name])))
     return result
 
 
@@ -60,11 +75,11 @@ def _conditions(threads: int) -> dict[str, Any]:
 class Clustering:
     """One layer's weights (n, 1), where its rounds start and how soft they are: the same for all that is compared."""
 
-    def __init__(self, rows: int, columns: int, short: bool = True) -> None:
+    def __init__(self, rows: int, columns: int, short: bool = True, bits: int = BITS) -> None:
         weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * STD
         self.weight = (weight.bfloat16().float() if short else weight).requires_grad_()
         flat = self.weight.detach().view(-1, 1)
-        self.start, error = kmeans(flat, 1 << BITS)
+        self.start, error = kmeans(flat, 1 << bits)
         self.settings = (SOFTNESS * error, ITERATIONS, 0.0)  # eps 0: all of them take all rounds
         self.upstream = torch.randn(flat.shape, generator=torch.Generator().manual_seed(1))
 

@@ -93,6 +93,9 @@ def _methods(kinds: Kinds) -> None:
         method.add_argument("--threads", type=positive, metavar="N", help="torch threads, default one per core")
         method.add_argument("--parent", metavar="MODEL", help="weights to start from: hub name or local folder")
         method.add_argument("--out", metavar="DIR", help="keeps one JSON a finished training, to go on from")
+        method.add_argument(
+            "--memory-gb", type=float, metavar="GB", help="edkm: most for a step, default half the free"
+        )
 
 
 def _wakeword(kinds: Kinds) -> None:

@@ -19,24 +19,24 @@ def main(model: str, inputs: str) -> int:
     feeds = dict(np.load(inputs))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    before = _reset_peak()
+    before = reset_peak()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     for _ in range(CALLS):
         session.run(None, feeds)
-    print(max(0, _peak() - before))
+    print(max(0, peak() - before))
     return 0
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Resident bytes now; the kernel's high-water mark starts from here where it can be reset."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return _peak()
-    return _peak()
+        return peak()
+    return peak()
 
 
-def _peak() -> int:
+def peak() -> int:
     """High-water mark of resident bytes.
 
     Not ru_maxrss where it can be avoided: Linux hands that of the parent, a training process, on to the child.
