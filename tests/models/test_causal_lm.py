@@ -21,10 +21,12 @@ from lightsleeper.deploy.finalize import load_model, save_model
 from lightsleeper.errors import UserError
 from lightsleeper.models.causal_lm import IGNORED, CausalLM
 from lightsleeper.tracking.record import read
+from lightsleeper_callbacks import EDKMClustering
 from mistakes import no_hub
 from tiny_hosts import BERT, GPT2, LLAMA, lm_recipe, write_texts
 from tiny_runs import assert_equal_runs, last, prepare, start, stopped
 from torch import nn
+from torch.nn import functional as F
 
 CONFIGS = pytest.mark.parametrize("config", [GPT2, LLAMA], ids=lambda config: config["model_type"])
 
@@ -70,6 +72,23 @@ def test_the_exported_prefill_equals_the_model_at_every_length(config: dict[str,
         (found,) = session.run(None, {"input_ids": prompt.numpy()})
         with torch.inference_mode():
             torch.testing.assert_close(torch.from_numpy(found), model(prompt)[:, -1], atol=1e-5, rtol=1e-5)
+
+
+@CONFIGS
+def test_recomputed_blocks_give_the_same_gradients_clustered_or_not(config: dict[str, Any]) -> None:
+    batch = {"input_ids": tokens(2, 16), "targets": tokens(2, 16, seed=1)}
+    for clustered in (False, True):
+        found = []
+        for recompute in (False, True):
+            model = lm(config, recompute=recompute).train()
+            if clustered:
+                edkm = EDKMClustering(small_below=0, embedding_bits=3)
+                edkm.prepare_once(model)
+                edkm.step(model, 0.0)
+            F.cross_entropy(model(batch["input_ids"]).flatten(0, 1), batch["targets"].flatten()).backward()
+            found.append([parameter.grad for parameter in model.parameters()])
+        for plain, again in zip(*found, strict=True):
+            torch.testing.assert_close(plain, again, atol=1e-7, rtol=1e-5)
 
 
 def test_a_token_is_predicted_from_those_before_it_alone() -> None:

@@ -47,6 +47,8 @@ class CausalLM(HubFamily):
         schedule: cosine to 2 % of ``lr``, or noam.
         warmup_steps: Steps until the peak.
         weight_decay: Decoupled weight decay of matrices; biases and norms have none.
+        recompute: Compute what each block needs for its backward pass again instead of keeping it: less memory, more
+            time. Clustered weights are then kept of one block at a time.
     """
 
     headline = ("test/bits_per_byte", "test/perplexity", "test/choices/accuracy")
@@ -64,6 +66,7 @@ class CausalLM(HubFamily):
         schedule: Schedule = "cosine",
         warmup_steps: int = 50,
         weight_decay: float = 0.1,
+        recompute: bool = False,
     ) -> None:
         super().__init__(lr, schedule, warmup_steps, weight_decay)
         hub.need_one(pretrained=pretrained, config=config, init_from=init_from)
@@ -76,6 +79,12 @@ class CausalLM(HubFamily):
             self.net = hub.created(AutoModelForCausalLM, fields)
         if start is not None:
             hub.load_weights(self, start)
+        if recompute:
+            if not self.net.supports_gradient_checkpointing:
+                raise ValueError(f"recompute: transformers' {type(self.net).__name__} cannot; leave it out")
+            # The first is its name in newer versions, which warn of the second.
+            switch = getattr(self.net, "activation_checkpointing_enable", self.net.gradient_checkpointing_enable)
+            switch({"use_reentrant": False})
         self.prompt_tokens = min(prompt_tokens, self.window or prompt_tokens)
         self.metrics, self.choices = LanguageMetrics(), ChoiceMetrics()
         # What a callback that traces the network sends through it.
