@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -18,6 +19,7 @@ from lightsleeper.stages.checkpoints import load_checkpoint
 from lightsleeper.tracking.record import read
 from lightsleeper_callbacks import EDKMClustering, FoldOnExport, PDPMasking, SubcloneInitialization
 from lightsleeper_callbacks.base import check_strategy
+from lightsleeper_callbacks.weights import Transform, carried, release
 from tiny_family import TinyFamily
 from tiny_hosts import lm_recipe
 from tiny_runs import assert_same, last, prepare
@@ -79,6 +81,32 @@ def test_methods_that_change_shapes_are_refused_in_shards(callback: L.Callback) 
         check_strategy([callback], sharding.FSDP2())
 
 
+@pytest.fixture
+def clustered(monkeypatch: pytest.MonkeyPatch) -> CausalLM:
+    """A network prepared for clustering whose weights pass for sharded ones."""
+    model = CausalLM(config=llama(width=16, depth=1, heads=2, tied=True).config.to_dict())
+    EDKMClustering(small_below=0).prepare_once(model)
+    for module in ("weights", "edkm"):
+        monkeypatch.setattr(f"lightsleeper_callbacks.{module}.is_sharded", lambda weight: True)
+    return model
+
+
+def test_only_results_of_tied_weights_wait_for_their_next_use(clustered: CausalLM) -> None:
+    release(clustered)
+    waiting = {target.name: transform.keeps for target, transform in carried(clustered, Transform)}
+    assert waiting.pop("net.model.embed_tokens.weight")
+    assert waiting
+    assert not any(waiting.values())
+
+
+def test_clustering_in_shards_needs_a_training_with_an_end(clustered: CausalLM) -> None:
+    edkm = EDKMClustering(small_below=0)
+    edkm._names = {target.name for target, _ in carried(clustered, Transform)}
+    edkm.on_train_start(SimpleNamespace(estimated_stepping_batches=10), clustered)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs a training with an end: set max_epochs or max_steps"):
+        edkm.on_train_start(SimpleNamespace(estimated_stepping_batches=float("inf")), clustered)  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clustered", "subcloned"])
 def test_two_processes_with_weights_in_shards_train_what_one_trains(kind: str, tmp_path: Path) -> None:
@@ -92,7 +120,7 @@ def test_two_processes_with_weights_in_shards_train_what_one_trains(kind: str, t
     if kind == "clustered":
         assert bool(one["net.lm_head.parametrizations.weight.0.active"])
     for name, value in one.items():
-        assert torch.allclose(value.float(), two[name].float(), atol=2e-6), name
+        assert torch.allclose(value.float(), two[name].float(), atol=1e-4), name
 
 
 @pytest.mark.slow
