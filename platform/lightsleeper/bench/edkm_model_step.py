@@ -37,7 +37,8 @@ def whole_step(sizes: dict[str, int], tokens: int, backend: Any, device: str) ->
     The weights of the blocks are clustered, embedding and head are not.
     """
     before = reset(device)
-    model: Any = llama(**sizes).to(device).train()
+    made: Any = llama(**sizes)
+    model = made.to(device).train()
     settings: dict[str, Any] = {"iterations": ITERATIONS, "eps": 0.0, "small_below": 0}
     edkm = EDKMClustering(BITS, backend=backend, targets=["*layers.*"], **settings)
     edkm.prepare_once(model)
