@@ -27,8 +27,8 @@ Ship = Callable[[CausalLM, Callbacks, Path], tuple[CausalLM, dict[str, Any]]]
 """Of a trained model, its callbacks and a path: the model that ships, its file written there, and facts of the file."""
 
 
-def cluster() -> EDKMClustering:
-    return EDKMClustering(bits=BITS, embedding_bits=EMBEDDING_BITS)
+def cluster(group_size: int | None = None) -> EDKMClustering:
+    return EDKMClustering(bits=BITS, embedding_bits=EMBEDDING_BITS, group_size=group_size)
 
 
 TRAININGS: dict[str, Callable[[], Callbacks]] = {
@@ -48,9 +48,11 @@ def as_trained(model: CausalLM, callbacks: Callbacks, path: Path) -> tuple[Causa
     return packed.unpack(path, final), {**facts, "compression": report}
 
 
-def clustered(model: CausalLM, callbacks: Callbacks, path: Path) -> tuple[CausalLM, dict[str, Any]]:
-    """The start of eDKM and no more: optimal k-means in one dimension, one table a layer."""
-    own: Callbacks = {"cluster": cluster()}
+def clustered(
+    group_size: int | None, model: CausalLM, callbacks: Callbacks, path: Path
+) -> tuple[CausalLM, dict[str, Any]]:
+    """The start of eDKM and no more: k-means, one table a layer or for so many output channels."""
+    own: Callbacks = {"cluster": cluster(group_size)}
     prepare_in_order(compressions(list(own.values())), model)
     return as_trained(model, own, path)
 
@@ -76,10 +78,11 @@ ARMS: dict[str, Arm] = {
     "round_tensor": Arm("rounded, a scale a tensor", partial(rounded, "tensor")),
     "round_channel": Arm("rounded, a scale a channel", partial(rounded, "channel")),
     "round_group": Arm("rounded, a scale for 64", partial(rounded, 64)),
-    "kmeans": Arm("k-means, a table a layer", clustered),
+    "kmeans": Arm("k-means, a table a layer", partial(clustered, None)),
+    "kmeans_group": Arm("k-means, a table for 8 channels", partial(clustered, 8)),
     "tuned": Arm("trained on", as_trained, ""),
     "tuned_round": Arm("trained on, then rounded by 64", partial(rounded, 64), ""),
-    "tuned_kmeans": Arm("trained on, then k-means", clustered, ""),
+    "tuned_kmeans": Arm("trained on, then k-means", partial(clustered, None), ""),
     "edkm": Arm("trained on with eDKM", as_trained, "edkm"),
     "pdp": Arm("trained on, PDP 50 %", as_trained, "pdp"),
     "2of4": Arm("trained on, PDP 2:4", as_trained, "2of4"),

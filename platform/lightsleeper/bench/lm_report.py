@@ -15,6 +15,7 @@ PAIRS = (
     ("round_group", "original"),
     ("kmeans", "original"),
     ("kmeans", "round_channel"),
+    ("kmeans_group", "round_channel"),
     ("edkm", "tuned"),
     ("edkm", "kmeans"),
     ("edkm", "tuned_kmeans"),
@@ -67,7 +68,7 @@ def render(result: Mapping[str, Any]) -> str:
         "3 bits a weight, the embedding at 8; bits with scales, tables and what is not compressed; [95 % interval over "
         "documents]",
         "",
-        f"{'':34}{'MB':>9}{'gzipped':>9}{'bits':>7}{'zeros':>7}{'bits per byte':>24}{'perplexity':>26}"
+        f"{'':34}{'MB':>9}{'gzipped':>9}{'bits':>7}{'zeros':>7}{'bits per byte':>24}{'perplexity':>32}"
         f"{'choices right':>24}{'s/step':>8}",
     ]
     for name, row in result["arms"].items():
@@ -75,7 +76,7 @@ def render(result: Mapping[str, Any]) -> str:
         step = "" if row["step_s"] is None else f"{row['step_s']:.2f}"
         lines.append(
             f"{row['label']:34}{row['bytes'] / 1e6:>9.2f}{row['gzip_bytes'] / 1e6:>9.2f}{row['bits']:>7.2f}"
-            f"{100 * row['zeros']:>6.0f}%{_text(quality['bits_per_byte']):>24}{_text(quality['perplexity']):>26}"
+            f"{100 * row['zeros']:>6.0f}%{_text(quality['bits_per_byte']):>24}{_text(quality['perplexity']):>32}"
             f"{_text(quality['accuracy']) if 'accuracy' in quality else '':>24}{step:>8}"
         )
     for name, value in next((row["baselines"] for row in result["arms"].values() if "baselines" in row), {}).items():
