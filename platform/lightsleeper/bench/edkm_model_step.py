@@ -63,7 +63,7 @@ def activations(sizes: dict[str, int], tokens: int) -> tuple[int, int]:
         with counted:
             loss = model(input_ids=rows, labels=rows, use_cache=False).loss
         found.append(counted.bytes)
-        del loss
+        del loss, model  # before the next is made
     return found[1] - found[0], 2 * found[0] - found[1]
 
 
