@@ -166,7 +166,7 @@ def render(found: dict[str, Any]) -> Iterator[str]:
         "FORECAST, not measured: GB a GPU of an eDKM fine-tune of LLaMA-7B under fsdp2 in bf16-mixed, "
         f"{found['tokens']} tokens a GPU, 3 bits, embedding and head 8; AdamW in float32"
     )
-    yield f"{'':28}" + "".join(f"{gpus:>9}" for gpus in GPUS)
+    yield f"{'':31}" + "".join(f"{gpus:>9}" for gpus in GPUS)
     for row in found["forecast"]:
         name = row["technique"] + (", activations recomputed" if row["recomputed"] else "")
-        yield f"{name:28}" + "".join(f"{row['peaks'][gpus] / 1e9:>9.1f}" for gpus in GPUS)
+        yield f"{name:31}" + "".join(f"{row['peaks'][gpus] / 1e9:>9.1f}" for gpus in GPUS)
