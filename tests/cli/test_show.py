@@ -76,6 +76,24 @@ def test_a_wake_word_is_tried_with_listen(tmp_path: Path, capsys: pytest.Capture
     assert "detect" not in out
 
 
+@pytest.mark.parametrize(
+    ("family", "formats", "use"),
+    [
+        ("ActiveSpeaker", ["onnx"], "detect 20261101-120000-aaaa CLIP.mp4"),
+        ("WordSpotter", ["onnx"], "detect 20261101-120000-aaaa FILE.wav"),
+        ("CausalLM", ["onnx", "packed"], 'generate 20261101-120000-aaaa --prompt "def main("'),
+        ("CausalLM", ["onnx"], None),
+    ],
+)
+def test_what_a_model_is_tried_with_depends_on_its_family(
+    family: str, formats: list[str], use: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    make(tmp_path, family=family, artifacts=[{**ARTIFACT, "format": name} for name in formats])
+    assert main(["show"]) == 0
+    out = capsys.readouterr().out
+    assert (f"try it:      lightning {use}" in out) if use else ("try it" not in out)
+
+
 def test_a_metric_that_ends_like_another_is_no_scorer(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     names = ("test/frr", "test/fa_per_hour", "test/frr_at_0.5_fa_per_hour")
     make(tmp_path, metrics={name: metric(0.1) for name in names}, headline=["test/frr", "test/fa_per_hour"])

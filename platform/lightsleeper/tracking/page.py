@@ -184,11 +184,24 @@ def next_steps(record: Record, folder: Path) -> list[str]:
     """Commands that make sense now."""
     name = command_name(folder)
     steps = [f"look again:  lightning show {name}"]
-    if record.threshold and record.artifacts:
-        hears_a_stream = STREAMED in (record.threshold.get("target") or "")
-        what = f'detect {name} --keyword "turn on the light"' if not hears_a_stream else f"listen {name}"
-        steps.insert(0, f"try it:      lightning {what} FILE.wav")
+    if record.artifacts and (use := _use(record)):
+        steps.insert(0, f"try it:      lightning {use.format(name)}")
     return steps
+
+
+def _use(record: Record) -> str | None:
+    """What a user does with such a model, the run's name left out; None: nothing on the command line."""
+    if record.family == "ActiveSpeaker":
+        return "detect {} CLIP.mp4"
+    if record.family == "WordSpotter":
+        return "detect {} FILE.wav"
+    if record.family == "CausalLM":
+        readable = {"packed", "transformers"} & {artifact["format"] for artifact in record.artifacts}
+        return 'generate {} --prompt "def main("' if readable else None
+    if not record.threshold:
+        return None
+    hears_a_stream = STREAMED in (record.threshold.get("target") or "")
+    return "listen {} FILE.wav" if hears_a_stream else 'detect {} --keyword "turn on the light" FILE.wav'
 
 
 def resume_line(folder: Path) -> str:
