@@ -243,7 +243,7 @@ def test_a_file_without_its_front_end_is_refused(cli, tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     failed = cli("listen", str(tmp_path / "m.onnx"), str(jumps(tmp_path / "a.wav", ())))
     assert failed.code == 2
-    assert "takes features of a front end outside of it" in failed.err
+    assert "takes features, not audio: its front end is made from model.json" in failed.err
 
 
 def test_a_detector_is_not_matched_against_typed_phrases(cli, louder, tmp_path):

@@ -80,4 +80,7 @@ def test_shipped_overlays_are_valid_on_a_recipe(name, cli):
     words = [word for word in line.partition("lightning run ")[2].split() if word.endswith(".yaml")]
     assert f"recipes/{name}.yaml" in words
     result = cli("validate", *words)
+    if "pretrained:" in shipped()[name].read_text():  # weights of the hub, where there may be none
+        assert result.code == 0 or ("nor reachable on the hub" in result.err and result.err.count("\n") == 1)
+        return
     assert (result.code, result.err) == (0, "")
