@@ -70,9 +70,11 @@ def test_who_is_stopped_stops_its_trainings():
     began = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(shared._run, [sys.executable, "-c", "import time; time.sleep(60)"])
+        next_one = pool.submit(shared._run, [sys.executable, "-c", ""])
         while not shared._running:
             time.sleep(0.01)
         with pytest.raises(KeyboardInterrupt), shared._stopping(pool):
             raise KeyboardInterrupt
     assert training.result()[0] == -signal.SIGTERM
+    assert next_one.cancelled()
     assert time.monotonic() - began < 30

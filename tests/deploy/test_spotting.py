@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightsleeper.deploy.spotting import OnnxSpotter, StreamingSpotter, spot
+from lightsleeper.deploy.spotting_plot import _anchor
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.word_events import WordEvent, decode
 from tiny_detector import LOUD, write_graph
@@ -109,3 +110,10 @@ def test_other_graphs_and_files_that_do_not_say_enough_are_refused(tmp_path, gra
 def test_only_one_channel_is_heard(graph):
     with pytest.raises(ValueError, match="one channel"):
         StreamingSpotter(OnnxSpotter(graph)).push(np.zeros((2, RATE)))
+
+
+def test_names_at_the_ends_of_a_picture_are_written_inside():
+    assert _anchor(4.0, 4.4, 10.0) == (4.2, "center")
+    assert _anchor(9.4, 9.8, 10.0) == (9.8, "right")
+    assert _anchor(9.8, 10.2, 10.0) == (10.0, "right")
+    assert _anchor(-0.1, 0.3, 10.0) == (0.0, "left")

@@ -134,9 +134,9 @@ def _stopping(pool: ThreadPoolExecutor) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)  # first: else one that ends makes room for the next
         for process in list(_running):
             process.terminate()
-        pool.shutdown(cancel_futures=True)
         raise
 
 

@@ -20,6 +20,7 @@ from lightsleeper.models.kws_encoder import load_encoder, sample_audio
 from lightsleeper.models.kws_rows import best_of, evaluation_rows, spoken
 from lightsleeper.nn.alignment import cosines, monotone_cuts, runs
 from lightsleeper.nn.ctc import keyword_score
+from lightsleeper.nn.matching import IMPOSSIBLE
 from lightsleeper.nn.p2v import PhoneTable
 from lightsleeper.nn.partition import dsp_partition
 from lightsleeper.nn.ranges import at_least
@@ -27,7 +28,6 @@ from lightsleeper.nn.ranges import at_least
 CATALOG = ("PhonemeVectors",)
 
 Alignment = Literal["matrix", "dsp"]
-IMPOSSIBLE = -1e4  # score of a pair with more phones than frames
 DRIFT = 0.01  # share of its spread by which an encoder may move before its table counts as stale
 REBUILT_FROM = 2000  # exactly decoded clips: 50 occurrences even of a phone that is one in four hundred
 

@@ -17,11 +17,12 @@ from lightsleeper.errors import UserError
 from lightsleeper.models.family import Batch, ExportGraph, SavedModel, read_model
 from lightsleeper.models.keyword_fused import FusedKeyword
 from lightsleeper.models.kws_encoder import load_encoder
-from lightsleeper.models.kws_p2v import IMPOSSIBLE, Alignment, align, mean_cosine, refresh, stale
+from lightsleeper.models.kws_p2v import Alignment, align, mean_cosine, refresh, stale
 from lightsleeper.models.kws_phoneme_graphs import graphs
 from lightsleeper.models.kws_rows import best_of, evaluation_rows, spoken, training_rows
 from lightsleeper.nn.alignment import cosines
 from lightsleeper.nn.ctc import keyword_score
+from lightsleeper.nn.matching import IMPOSSIBLE
 from lightsleeper.nn.optimizer import Schedule
 from lightsleeper.nn.p2v import PhoneTable
 from lightsleeper.nn.partition import dsp_distance_static
