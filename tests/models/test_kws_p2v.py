@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightsleeper.deploy.finalize import load_model, save_model
 from lightsleeper.models.kws_p2v import PhonemeVectors, build, count_in, refresh, stale
+from lightsleeper.nn.matching import IMPOSSIBLE
 from lightsleeper.phones import CLASSES
 from models.batches import TINY_ENCODER, keyword_batch, random_batch
 
