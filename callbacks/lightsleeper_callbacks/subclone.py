@@ -33,6 +33,7 @@ from lightsleeper_callbacks.subclone_scores import (
 from lightsleeper_callbacks.subclone_wiring import (
     Sizes,
     check_fit,
+    check_output_layer,
     family_of,
     matches,
     summing_layers,
@@ -219,7 +220,9 @@ class SubcloneInitialization(Compression):
     def check(self, module: nn.Module, max_epochs: int | None = None) -> None:
         destination = find_transformer(module)
         if not _continues(module):
-            check_fit(parent_config(self.parent, self.gguf_file), destination.config)
+            config = parent_config(self.parent, self.gguf_file)
+            check_fit(config, destination.config)
+            check_output_layer(config, destination)
 
     def prepare(self, module: nn.Module) -> None:
         if _continues(module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightsleeper_callbacks.subclone_scores import Scores
 from lightsleeper_callbacks.subclone_wiring import (
     OWN,
+    UNTIED,
     Sizes,
     Wire,
     check_blocks,
@@ -130,7 +131,7 @@ def transfer(
     Buffers are the destination's own. Nothing is written before all is checked; raises ValueError.
     """
     if is_tied(destination) and parent.get_output_embeddings() is not None and not is_tied(parent):
-        raise ValueError("the destination ties its output layer to the embedding, the parent has one of its own")
+        raise ValueError(UNTIED)
     check_blocks(parent.config, destination.config, kept.blocks)
     family, parts = family_of(parent.config), list(destination.named_parameters())
     sources, wires = weights_below_base(parent), wiring(destination)

@@ -148,6 +148,7 @@ FAMILIES = {
     "vit": Family(VIT, "layers.#", "layernorm.*"),
 }
 OWN = ("pooler.*", "embeddings.mask_token")  # parts of a base model that only one of the two may have
+UNTIED = "the destination ties its output layer to the embedding, the parent has one of its own"
 AGREE = (
     "hidden_act",
     "activation_function",
@@ -300,6 +301,17 @@ def check_fit(parent: "PreTrainedConfig", destination: "PreTrainedConfig") -> No
             raise ValueError(f"{name} is {ours!r}, the parent's {theirs!r}")
     if getattr(parent, "scale_attn_by_inverse_layer_idx", False) and new.depth != old.depth:
         raise ValueError("attention is scaled by the block's number (scale_attn_by_inverse_layer_idx): keep all blocks")
+
+
+def check_output_layer(parent: "PreTrainedConfig", destination: "PreTrainedModel") -> None:
+    """Raise ValueError where an output layer of the parent's own has no place in ``destination``.
+
+    By the configuration, before weights are read; what they hold is checked when they are copied.
+    """
+    names = parent.architectures or []
+    has_one = any(name.endswith(("LMHeadModel", "ForCausalLM", "ForMaskedLM")) for name in names)
+    if has_one and not getattr(parent, "tie_word_embeddings", True) and is_tied(destination):
+        raise ValueError(UNTIED)
 
 
 def _check_smaller(old: Sizes, sizes: Mapping[str, int | None]) -> None:

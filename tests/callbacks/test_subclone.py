@@ -673,6 +673,10 @@ def test_check_refuses_before_any_training(tmp_path):
         SubcloneInitialization(gpt2()).check(module)
     with pytest.raises(ValueError, match=r"parent '.*nothing' cannot be read: "):
         SubcloneInitialization(str(tmp_path / "nothing")).check(module)
+    llama().save_pretrained(tmp_path / "untied")
+    SubcloneInitialization(tmp_path / "untied").check(Learner(llama()))
+    with pytest.raises(ValueError, match="ties its output layer"):
+        SubcloneInitialization(tmp_path / "untied").check(Learner(llama(tied=True)))
 
 
 @pytest.mark.parametrize(
