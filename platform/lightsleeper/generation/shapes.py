@@ -8,7 +8,7 @@ projections, products for attention. Its largest relative error on the measured 
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,12 @@ def measure(
     shapes = list(shapes)
     _pass(model, layout, *min(shapes, key=sum), dense)
     return [_measured(model, layout, own, before, repeats, dense) for own, before in shapes]
+
+
+def middle(same: Sequence[ShapeTime]) -> ShapeTime:
+    """Medians of repeated measurements of one shape."""
+    parts = {name: statistics.median(getattr(shape, name) for shape in same) for name in ("embedding", "keys", "rest")}
+    return replace(same[0], **parts)
 
 
 @torch.no_grad()
