@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightsleeper.data.choice_batches import IGNORED, ChoiceRows
+from lightsleeper.data.choice_batches import ChoiceRows
 from lightsleeper.data.choices import Item
-from lightsleeper.data.tokens import byte_tokenizer
+from lightsleeper.data.tokens import IGNORED, byte_tokenizer
 from lightsleeper.errors import UserError
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast

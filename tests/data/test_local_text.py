@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightsleeper.data.documents import collect, list_files, read_files, standard_library
-from lightsleeper.data.local_text import IGNORED, LocalText, ScoredBlocks
-from lightsleeper.data.tokens import END, Stream, byte_sizes, byte_tokenizer, encode_bytes
+from lightsleeper.data.local_text import LocalText, ScoredBlocks
+from lightsleeper.data.tokens import END, IGNORED, Stream, byte_sizes, byte_tokenizer, encode_bytes
 from lightsleeper.errors import UserError
 from mistakes import no_hub
 from tiny_hosts import write_texts

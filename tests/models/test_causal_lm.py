@@ -19,7 +19,8 @@ from lightsleeper.data.tokens import END, byte_tokenizer
 from lightsleeper.deploy.export import export
 from lightsleeper.deploy.finalize import load_model, save_model
 from lightsleeper.errors import UserError
-from lightsleeper.models.causal_lm import IGNORED, CausalLM
+from lightsleeper.models.causal_lm import CausalLM
+from lightsleeper.models.choice_scoring import IGNORED
 from lightsleeper.tracking.record import read
 from lightsleeper_callbacks import EDKMClustering
 from mistakes import no_hub

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightsleeper.cli.sources import add_source, is_spotter, judges_faces, locate, open_keywords, positive
+from lightsleeper.cli.sources import Kind, add_source, kind, locate, open_keywords, positive
 from lightsleeper.cli.typed_keywords import add_keywords, read_keywords
 from lightsleeper.errors import UserError
 
@@ -58,14 +58,15 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--microphone: expected up to {MAX_SECONDS:g} seconds, got {args.microphone:g}.")
     if args.threshold is not None and args.threshold != args.threshold:
         raise UserError("--threshold: expected a number, got nan.")
-    if judges_faces(path):
+    model = kind(path)
+    if model is Kind.SPEAKERS:
         from lightsleeper.cli import detect_speakers
 
         return detect_speakers.main(path, args)
     for name in ("tracks", "out"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is for videos; {args.source} listens to sound alone.")
-    if is_spotter(path):
+    if model is Kind.SPOTTER:
         from lightsleeper.cli import detect_words
 
         return detect_words.main(path, args)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.sources import add_source, is_detector, is_spotter, judges_faces, locate, positive
+from lightsleeper.cli.sources import Kind, add_source, kind, locate, positive
 from lightsleeper.errors import UserError
 from lightsleeper.run_folder import RECIPE
 
@@ -71,17 +71,18 @@ def main(args: argparse.Namespace) -> int:
         from lightsleeper.cli import evaluate_choices
 
         evaluate_choices.check(path, args.source)
-    if judges_faces(path):
+    model = kind(path)
+    if model is Kind.SPEAKERS:
         from lightsleeper.cli import evaluate_speakers
 
         return evaluate_speakers.main(path, args)
     if args.predictions is not None:
         raise UserError(f"--predictions is for active speakers; {args.source} judges no faces.")
-    if is_detector(path):
+    if model is Kind.DETECTOR:
         from lightsleeper.cli import evaluate_streams
 
         return evaluate_streams.main(path, args)
-    spots = is_spotter(path)
+    spots = model is Kind.SPOTTER
     for name in ("phrase", "negatives") if spots else ("phrase", "negatives", "threshold"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is for wake words; {args.source} is no wake-word detector.")

@@ -4,13 +4,12 @@ Word spotters: cli/listen_words. Typed keywords: cli/listen_keywords.
 """
 
 import argparse
-import sys
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightsleeper.cli.sources import add_source, is_spotter, is_typed, locate, open_detector, positive
+from lightsleeper.cli.hearing import PIPE, end_of, length, note_rates, open_sounds, print_json, say, share, welcome
+from lightsleeper.cli.sources import Kind, add_source, kind, locate, open_detector, positive
 from lightsleeper.cli.typed_keywords import add_keywords
 from lightsleeper.errors import UserError
 
@@ -24,7 +23,6 @@ HELP = (
     "the microphone, and print events as they fire: start and end of the keyword, in seconds of the file, and score. "
     "Recordings may have any rate and any length."
 )
-PIPE = "-"
 DRAWN_EVENTS = 500  # the newest; an endless stream has endlessly many
 
 
@@ -75,11 +73,12 @@ def main(args: argparse.Namespace) -> int:
     path = locate(args.source, args.runs_dir)
     check(args)
     names = files(args.files)
-    if is_spotter(path):
+    model = kind(path)
+    if model is Kind.SPOTTER:
         from lightsleeper.cli import listen_words
 
         return listen_words.main(path, names, args)
-    if args.keyword or is_typed(path):
+    if args.keyword or model is Kind.TYPED:
         from lightsleeper.cli import listen_keywords
 
         return listen_keywords.main(path, names, args)
@@ -90,26 +89,6 @@ def main(args: argparse.Namespace) -> int:
     sounds = open_sounds(names, args)
     detector = _detector(path, args)
     return listen(detector, [sound(detector.sample_rate) for sound in sounds], args)
-
-
-def open_sounds(names: list[str], args: argparse.Namespace) -> list[Callable[[int], "Sound"]]:
-    """Each sound as a function of the model's rate. What is damaged or missing shows here, before the model loads."""
-    from lightsleeper.data.sounds import Microphone, Pipe, Recording, require_sounddevice
-
-    def fixed(sound: "Sound") -> Callable[[int], "Sound"]:
-        return lambda rate: sound
-
-    def pipe(rate: int) -> "Sound":
-        return Pipe(sys.stdin.buffer, args.rate or rate)
-
-    def microphone(rate: int) -> "Sound":
-        return Microphone(rate, args.microphone or None, args.device)
-
-    sounds = [pipe if name == PIPE else fixed(Recording(name)) for name in names]
-    if args.microphone is not None:
-        require_sounddevice()
-        sounds.append(microphone)
-    return sounds
 
 
 def check(args: argparse.Namespace) -> None:
@@ -165,28 +144,15 @@ def listen(detector: "StreamingDetector", sounds: list["Sound"], args: argparse.
         seconds, fired, hit = seconds + listening.seconds, fired + listening.events, hit + (listening.events > 0)
         if args.plot:
             panels.append((watchers[0], _title(listening), events))
-    took = time.perf_counter() - began
-    share = "" if any(sound.live for sound in sounds) or not seconds else f", {took / seconds:.4f} of real time"
+    how_long = share(sounds, seconds, began)
     places = f" in {hit} of {len(sounds)} files" if len(sounds) > 1 else ""
-    say(args, f"{_count(fired)}{places}; {length(seconds)} heard{share}")
+    say(args, f"{_count(fired)}{places}; {length(seconds)} heard{how_long}")
     if args.plot:
         from lightsleeper.deploy.listen_plot import plot
 
         plot(Path(args.plot), panels)
         say(args, f"drawn: {args.plot}")
     return 0
-
-
-def note_rates(sounds: list["Sound"], wanted: int) -> None:
-    """Say which sounds lack what the model was trained to hear; resampling does not bring it back."""
-    low = [sound for sound in sounds if sound.rate < wanted]
-    if low:
-        more = f" and {len(low) - 1} more" if len(low) > 1 else ""
-        print(
-            f"note: {low[0].name} ({low[0].rate} Hz){more}: the model hears {wanted} Hz, and nothing is there above "
-            f"{low[0].rate // 2} Hz.",
-            file=sys.stderr,
-        )
 
 
 def hear(listening: "Listening", args: argparse.Namespace) -> list["Found"]:
@@ -206,13 +172,7 @@ def hear(listening: "Listening", args: argparse.Namespace) -> list["Found"]:
         for found in listening.finish():
             tell(found)
         say(args, "")  # the terminal has shown ^C
-    name, seconds = listening.sound.name, listening.seconds
-    if args.json:
-        print_json({"file": name, "seconds": round(seconds, 4), "events": listening.events})
-    elif not listening.events:
-        print(f"{name}: no event", flush=True)
-    if lost := getattr(listening.sound, "lost", 0):
-        print(f"note: {lost} times this machine was late, and the microphone's audio was lost.", file=sys.stderr)
+    end_of(listening.sound, listening.seconds, listening.events, "event", args)
     return list(kept)
 
 
@@ -225,18 +185,6 @@ def emit(found: "Found", args: argparse.Namespace) -> None:
     times = f"{found.end_s:.2f} s" if found.start_s is None else f"{found.start_s:.2f}-{found.end_s:.2f} s"
     print(f"{found.file}: {times}, score {found.score:.3f}", flush=True)
     return None
-
-
-def say(args: argparse.Namespace, text: str) -> None:
-    """What is no event, to stderr: stdout may be read by a program."""
-    if not args.json:
-        print(text, file=sys.stderr, flush=True)
-
-
-def print_json(content: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(content), flush=True)
 
 
 def _detector(path: Path, args: argparse.Namespace) -> "StreamingDetector":
@@ -260,13 +208,6 @@ def _conditions(detector: "StreamingDetector") -> str:
     return f"threshold {decoder.threshold:.4g}{origin}, at most one event in {decoder.refractory_s:g} s"
 
 
-def welcome(sound: "Sound") -> str:
-    if sound.name == PIPE:
-        return f"reading 16-bit samples, {sound.rate} a second, from the pipe"
-    end = "Ctrl-C ends" if sound.seconds is None else f"{sound.seconds:g} s"
-    return f"listening to {getattr(sound, 'device', sound.name)} at {sound.rate} Hz; {end}"
-
-
 def _title(listening: "Listening") -> str:
     name = Path(listening.sound.name).name
     return f"{name}: {_count(listening.events)}, threshold {listening.detector.decoder.threshold:.3f}"
@@ -274,9 +215,3 @@ def _title(listening: "Listening") -> str:
 
 def _count(events: int) -> str:
     return f"{events} event{'' if events == 1 else 's'}"
-
-
-def length(seconds: float) -> str:
-    from lightsleeper.tracking.page import duration
-
-    return duration(seconds)

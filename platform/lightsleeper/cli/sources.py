@@ -1,6 +1,7 @@
 """RUN|MODEL.onnx arguments: one way to name a model for export, evaluate and detect."""
 
 import argparse
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,49 +42,56 @@ def locate(source: str, runs_dir: str | None) -> Path:
     return model_folder(runs.find(source, runs.runs_root(runs_dir)))
 
 
-def is_detector(path: Path) -> bool:
-    """Whether what `locate` found is a wake-word detector: a graph with state that scores, or a family of them."""
-    if path.suffix == ".tflite":
-        return True  # nothing else is written as one
-    if path.suffix == ".onnx":
-        from lightsleeper.deploy.onnx_graph import OnnxGraph
+class Kind(Enum):
+    """What a model is asked, and with which command."""
 
-        graph = OnnxGraph(path)
-        return "state" in graph.inputs and {"score", "next_state"} <= set(graph.outputs) and "word" not in graph.outputs
+    DETECTOR = "a wake-word detector"
+    SPOTTER = "a word spotter"
+    SPEAKERS = "a judge of who speaks in a video"
+    TYPED = "a matcher of typed keywords"
+    OTHER = "another model"
+
+
+def kind(path: Path) -> Kind:
+    """Of what `locate` found. Raises UserError for a damaged file."""
+    if path.suffix == ".tflite":
+        return Kind.DETECTOR  # nothing else is written as one
+    return _kind_of_graph(path) if path.suffix == ".onnx" else _kind_of_folder(path)
+
+
+def _kind_of_graph(path: Path) -> Kind:
+    from lightsleeper.deploy.hops import streams
+    from lightsleeper.deploy.onnx_graph import OnnxGraph
+    from lightsleeper.deploy.speaking import is_graph
+    from lightsleeper.deploy.spotting import OUTPUTS
+
+    graph = OnnxGraph(path)
+    if is_graph(graph.inputs, graph.outputs):
+        return Kind.SPEAKERS
+    if {"phones", "tokens"} & graph.inputs.keys():
+        return Kind.TYPED
+    if streams(graph.inputs, graph.outputs, OUTPUTS):
+        return Kind.SPOTTER
+    if "state" in graph.inputs and {"score", "next_state"} <= set(graph.outputs) and "word" not in graph.outputs:
+        return Kind.DETECTOR
+    return Kind.OTHER
+
+
+def _kind_of_folder(path: Path) -> Kind:
     from lightsleeper.deploy.finalize import model_class, read_description
+    from lightsleeper.models.active_speaker import ActiveSpeaker
+    from lightsleeper.models.keyword import KeywordFamily
     from lightsleeper.models.wakeword import WakeWord
-
-    return issubclass(model_class(read_description(path)["class_path"]), WakeWord)
-
-
-def is_spotter(path: Path) -> bool:
-    """Whether what `locate` found is a word spotter."""
-    if path.suffix == ".tflite":
-        return False
-    if path.suffix == ".onnx":
-        from lightsleeper.deploy.hops import streams
-        from lightsleeper.deploy.onnx_graph import OnnxGraph
-        from lightsleeper.deploy.spotting import OUTPUTS
-
-        graph = OnnxGraph(path)
-        return streams(graph.inputs, graph.outputs, OUTPUTS)
-    from lightsleeper.deploy.finalize import model_class, read_description
     from lightsleeper.models.word_spotter import WordSpotter
 
-    return issubclass(model_class(read_description(path)["class_path"]), WordSpotter)
-
-
-def judges_faces(path: Path) -> bool:
-    """Whether what `locate` found says who speaks in a video."""
-    if path.suffix == ".tflite":
-        return False
-    if path.suffix == ".onnx":
-        from lightsleeper.deploy.onnx_graph import OnnxGraph
-        from lightsleeper.deploy.speaking import is_graph
-
-        graph = OnnxGraph(path)
-        return is_graph(graph.inputs, graph.outputs)
-    return _class_name(path) == "ActiveSpeaker"
+    families: dict[type, Kind] = {
+        ActiveSpeaker: Kind.SPEAKERS,
+        KeywordFamily: Kind.TYPED,
+        WordSpotter: Kind.SPOTTER,
+        WakeWord: Kind.DETECTOR,
+    }
+    found = model_class(read_description(path)["class_path"])
+    return next((families[family] for family in families if issubclass(found, family)), Kind.OTHER)
 
 
 def open_spotter(path: Path, source: str, threads: int = 1, threshold: float | None = None) -> "StreamingSpotter":
@@ -111,7 +119,7 @@ def open_detector(path: Path, source: str, threads: int = 1) -> "StreamModel":
     """A streaming wake-word model from what `locate` found for ``source``. Raises UserError for other models."""
     from lightsleeper.deploy.detector import OnnxStream, TorchStream
 
-    if not is_detector(path):
+    if kind(path) is not Kind.DETECTOR:
         what = "no streaming state" if path.suffix == ".onnx" else f"a {_class_name(path)}"
         raise UserError(
             f"{source} is no wake-word detector (it has {what}); `lightning detect {source} --keyword ... FILE` finds "
@@ -163,9 +171,9 @@ def open_matcher(path: Path, threads: int = 1, source: str | None = None) -> "Ma
     """A matcher from what `locate` found: ONNX through ONNX Runtime, a model folder through torch."""
     from lightsleeper.deploy.runtime import OnnxModel, TorchModel
 
-    if is_detector(path):
+    if kind(path) is Kind.DETECTOR:
         raise UserError(
-            f"{source or path} is a wake-word detector, its phrase is fixed: `lightning listen {source or path} FILE`."
+            f"{source or path} is {Kind.DETECTOR.value}, its phrase is fixed: `lightning listen {source or path} FILE`."
         )
     if path.suffix == ".onnx":
         return OnnxModel(path, threads)
@@ -175,20 +183,6 @@ def open_matcher(path: Path, threads: int = 1, source: str | None = None) -> "Ma
 
     torch.set_num_threads(threads)
     return TorchModel(load_model(path))
-
-
-def is_typed(path: Path) -> bool:
-    """Whether what `locate` found matches typed keywords."""
-    if path.suffix == ".tflite":
-        return False
-    if path.suffix == ".onnx":
-        from lightsleeper.deploy.onnx_graph import OnnxGraph
-
-        return bool({"phones", "tokens"} & OnnxGraph(path).inputs.keys())
-    from lightsleeper.deploy.finalize import model_class, read_description
-    from lightsleeper.models.keyword import KeywordFamily
-
-    return issubclass(model_class(read_description(path)["class_path"]), KeywordFamily)
 
 
 def open_keywords(path: Path, threads: int = 1, source: str | None = None) -> "Matcher | ManyKeywords":

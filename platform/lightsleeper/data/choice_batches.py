@@ -14,12 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from lightsleeper.data.choices import Item
+from lightsleeper.data.tokens import IGNORED
 from lightsleeper.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IGNORED = -100
 PAD = 0  # any token: no mask lets it through
 
 

@@ -21,13 +21,11 @@ from lightsleeper.data.hub_data import check_dataset, need_column, open_dataset
 from lightsleeper.data.module import DataModule
 from lightsleeper.data.ranges import at_least, between
 from lightsleeper.data.seeds import run_seed
-from lightsleeper.data.tokens import END, Stream, Tokenized, encode_bytes, encode_with, open_streams
+from lightsleeper.data.tokens import END, IGNORED, Stream, Tokenized, encode_bytes, encode_with, open_streams
 from lightsleeper.errors import UserError
 from lightsleeper.files import content_hash
 
 CATALOG = ("LocalText",)
-
-IGNORED = -100
 
 
 class LocalText(Tokenized, DataModule):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 END = 256
 END_TEXT = "<|endoftext|>"
 BYTE_TOKENS = 257
+IGNORED = -100  # a target that is not scored
 VERSION = 1  # of the files in the cache
 ARRAYS = ("tokens", "sizes", "starts")
 

@@ -25,7 +25,6 @@ from lightsleeper.nn.ranges import at_least
 
 CATALOG = ("CausalLM",)
 
-IGNORED = -100  # a target that is not scored
 FLOAT_BYTES = 4
 
 
@@ -121,7 +120,7 @@ class CausalLM(HubFamily):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self(batch["input_ids"])
-        loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=choice_scoring.IGNORED)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits))
         return loss
 
@@ -133,8 +132,10 @@ class CausalLM(HubFamily):
             self.choices.update(nats, tokens, *told)
             return
         targets = batch["targets"]
-        losses = F.cross_entropy(self(batch["input_ids"]).mT, targets, ignore_index=IGNORED, reduction="none")
-        documents = batch["documents"].masked_fill(targets == IGNORED, -1)
+        losses = F.cross_entropy(
+            self(batch["input_ids"]).mT, targets, ignore_index=choice_scoring.IGNORED, reduction="none"
+        )
+        documents = batch["documents"].masked_fill(targets == choice_scoring.IGNORED, -1)
         self.metrics.update(losses, documents, batch["bytes"])
 
     def results(self, prefix: str, intervals: bool) -> dict[str, Measurement]:

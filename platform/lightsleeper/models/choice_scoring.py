@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache
 
 from lightsleeper.models import hub
 
-IGNORED = -100
+IGNORED = -100  # a target that is not scored
 
 
 def log_likelihoods(net: nn.Module, batch: Mapping[str, Tensor], share: bool = True) -> Tensor:
