@@ -74,6 +74,26 @@ def test_without_data_a_run_is_scored_on_its_own(cli, recordings, tmp_path):
         assert own["sets"] == given["sets"]
 
 
+def test_the_best_of_several_pronunciations_counts(cli, recordings, tmp_path):
+    manifest = recordings / "manifest.csv"
+    text = manifest.read_text()
+    for word, of_two_ways in zip(TEXTS, ("read", "route", "either", "data"), strict=True):
+        text = text.replace(f",{word},", f",{of_two_ways},")
+    manifest.write_text(text)
+    found = {}
+    for most in (None, 1, 2, 8):
+        words = [] if most is None else ["--pronunciations", str(most)]
+        done = _evaluate(cli, RUN, "--data", str(recordings), "--json", str(tmp_path / "out.json"), *words)
+        assert done.code == 0, done.err
+        content = json.loads((tmp_path / "out.json").read_text())
+        assert content["conditions"]["pronunciations"] == most
+        assert ("the best of" in done.out) == (most is not None)
+        found[most] = content["sets"]
+    assert found[None] == found[1]
+    assert found[2] != found[1]
+    assert found[8] == found[2]  # no text here has a third
+
+
 @pytest.mark.parametrize("option", ["--phrase", "--negatives", "--threshold"])
 def test_options_of_wake_words_are_refused_for_a_matcher(cli, recordings, option):
     failed = _evaluate(cli, RUN, "--data", str(recordings), option, "0.5")

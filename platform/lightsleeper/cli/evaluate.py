@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     wake_words.add_argument("--threshold", type=float, metavar="X", help="score to fire from; default: the model's own")
     parser.add_argument(
+        "--pronunciations",
+        type=positive,
+        metavar="N",
+        help="typed keywords: try the N likeliest pronunciations of each text, keep the best score; default: the usual",
+    )
+    parser.add_argument(
         "--against",
         metavar="FILE",
         help="multiple choice: what --json wrote of another model on the same items; the difference, item by item",
@@ -72,6 +78,8 @@ def main(args: argparse.Namespace) -> int:
 
         evaluate_choices.check(path, args.source)
     model = kind(path)
+    if args.pronunciations is not None and (model not in (Kind.TYPED, Kind.OTHER) or not is_matcher(path)):
+        raise UserError(f"--pronunciations is for typed keywords; {args.source} takes none.")
     if model is Kind.SPEAKERS:
         from lightsleeper.cli import evaluate_speakers
 
@@ -101,6 +109,11 @@ def main(args: argparse.Namespace) -> int:
     if args.split == "val" and asked(data, "evaluate_only"):
         raise UserError("--split val: a folder is test data as a whole.")
     score = scorer(path, args.threads)
+    if args.pronunciations is not None:
+        from lightsleeper.data.lexicon import Lexicon
+        from lightsleeper.deploy.best_way import BestWay
+
+        score = BestWay(score, Lexicon.default(), args.pronunciations, getattr(data, "pronunciations", None))
     sets = evaluation_sets(data, args.split)
     results = {name: evaluate(score, loader) for name, loader in sets.items()}
     conditions = describe(path, data, args)
@@ -145,8 +158,9 @@ def print_measurements(name: str, found: "Mapping[str, Measurement]") -> None:
 
 def print_conditions(conditions: dict[str, Any]) -> None:
     protocol = f" (protocol {conditions['protocol']})" if conditions["protocol"] else ""
+    ways = f"the best of {most} pronunciations, " if (most := conditions["pronunciations"]) else ""
     print(
-        f"{conditions['model']} on {conditions['data']}{protocol}, {conditions['runtime']}, "
+        f"{conditions['model']} on {conditions['data']}{protocol}, {ways}{conditions['runtime']}, "
         f"{conditions['threads']} thread(s); fractions, [95 % interval]"
     )
 
@@ -244,6 +258,7 @@ def describe(path: Path, data: Any, args: argparse.Namespace) -> dict[str, Any]:
         "model": str(path),
         "runtime": f"onnxruntime {version('onnxruntime')}" if onnx else f"torch {version('torch')}",
         "threads": args.threads,
+        "pronunciations": args.pronunciations,
         "data": " ".join([*(args.data or ()), *(args.negatives or ())]),
         "protocol": summary.get("protocol"),
         "data_hash": summary.get("hash"),

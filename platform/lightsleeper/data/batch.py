@@ -45,14 +45,14 @@ def _common(items: Sequence[Item]) -> dict[str, Any]:
     return {
         "audio": torch.nn.utils.rnn.pad_sequence(clips, batch_first=True),
         "audio_lengths": torch.tensor([len(clip) for clip in clips], dtype=torch.int64),
-        "phones": _pad([item["phones"] for item in items], 0),
-        "words": _pad([item["words"] for item in items], -1),
+        "phones": pad([item["phones"] for item in items], 0),
+        "words": pad([item["words"] for item in items], -1),
         "text": [item["text"] for item in items],
     }
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """(rows, longest) int64."""
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """(rows, longest) int64, short rows filled with ``value``."""
     table = np.full((len(rows), max(len(row) for row in rows)), value, np.int64)
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = row
@@ -64,7 +64,7 @@ def _pad_lists(groups: Sequence[Sequence[Sequence[int]]], value: int) -> Tensor:
     sizes = {len(group) for group in groups}
     if len(sizes) != 1:
         raise ValueError(f"every clip needs the same number of negatives, got {sorted(sizes)}")
-    flat = _pad([row for group in groups for row in group], value)
+    flat = pad([row for group in groups for row in group], value)
     return flat.reshape(len(groups), sizes.pop(), flat.shape[1])
 
 
