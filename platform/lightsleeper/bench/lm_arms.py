@@ -22,6 +22,7 @@ from lightsleeper.deploy.finalize import finalize
 from lightsleeper.models.causal_lm import CausalLM
 
 BITS, EMBEDDING_BITS = 3, 8
+CHANNELS = 8  # that share a table, where a layer has several
 Callbacks = dict[str, Callback]
 Ship = Callable[[CausalLM, Callbacks, Path], tuple[CausalLM, dict[str, Any]]]
 """Of a trained model, its callbacks and a path: the model that ships, its file written there, and facts of the file."""
@@ -34,6 +35,7 @@ def cluster(group_size: int | None = None) -> EDKMClustering:
 TRAININGS: dict[str, Callable[[], Callbacks]] = {
     "": dict,
     "edkm": lambda: {"cluster": cluster()},
+    "edkm_group": lambda: {"cluster": cluster(CHANNELS)},
     "pdp": lambda: {"prune": PDPMasking(sparsity=0.5)},
     "2of4": lambda: {"prune": PDPMasking(mode="n:m", pattern="2:4")},
     "pdp_edkm": lambda: {"prune": PDPMasking(sparsity=0.5), "cluster": cluster()},
@@ -79,11 +81,12 @@ ARMS: dict[str, Arm] = {
     "round_channel": Arm("rounded, a scale a channel", partial(rounded, "channel")),
     "round_group": Arm("rounded, a scale for 64", partial(rounded, 64)),
     "kmeans": Arm("k-means, a table a layer", partial(clustered, None)),
-    "kmeans_group": Arm("k-means, a table for 8 channels", partial(clustered, 8)),
+    "kmeans_group": Arm(f"k-means, a table for {CHANNELS} channels", partial(clustered, CHANNELS)),
     "tuned": Arm("trained on", as_trained, ""),
     "tuned_round": Arm("trained on, then rounded by 64", partial(rounded, 64), ""),
     "tuned_kmeans": Arm("trained on, then k-means", partial(clustered, None), ""),
     "edkm": Arm("trained on with eDKM", as_trained, "edkm"),
+    "edkm_group": Arm(f"trained on with eDKM, a table for {CHANNELS} channels", as_trained, "edkm_group"),
     "pdp": Arm("trained on, PDP 50 %", as_trained, "pdp"),
     "2of4": Arm("trained on, PDP 2:4", as_trained, "2of4"),
     "pdp_edkm": Arm("trained on, PDP 50 % and eDKM", as_trained, "pdp_edkm"),
