@@ -86,7 +86,7 @@ ARMS: dict[str, Arm] = {
     "tuned_round": Arm("trained on, then rounded by 64", partial(rounded, 64), ""),
     "tuned_kmeans": Arm("trained on, then k-means", partial(clustered, None), ""),
     "edkm": Arm("trained on with eDKM", as_trained, "edkm"),
-    "edkm_group": Arm(f"trained on with eDKM, a table for {CHANNELS} channels", as_trained, "edkm_group"),
+    "edkm_group": Arm(f"trained on, eDKM by {CHANNELS} channels", as_trained, "edkm_group"),
     "pdp": Arm("trained on, PDP 50 %", as_trained, "pdp"),
     "2of4": Arm("trained on, PDP 2:4", as_trained, "2of4"),
     "pdp_edkm": Arm("trained on, PDP 50 % and eDKM", as_trained, "pdp_edkm"),
