@@ -57,7 +57,8 @@ def hear(
         with closing(sound.blocks(stream.sample_rate)) as blocks:
             for block in blocks:
                 samples += len(block)
-                count += sum(tell(sound, event) for event in stream.push(block))
+                for event in stream.push(block):
+                    count += tell(sound, event)  # one by one: Ctrl-C may come between two
     except KeyboardInterrupt:
         if not sound.live:
             raise
