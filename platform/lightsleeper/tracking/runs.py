@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,12 +38,18 @@ def runs_root(given: str | Path | None = None) -> Path:
 
 
 def new_folder(root: Path, recipe: str) -> Path:
-    """A run folder nobody else has: the exclusive mkdir decides, whatever the clock and the dice say."""
+    """A run folder nobody else has: the exclusive mkdir decides, whatever the clock and the dice say.
+
+    Ids are unique over all recipes, so that an id alone finds its run, and sort by age: within one second the dice fall
+    above those that have fallen.
+    """
     while True:
-        run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        if any(root.glob(f"*/{run_id}")):  # ids are unique over all recipes, so that an id alone finds its run
+        second = f"{datetime.now():%Y%m%d-%H%M%S}"
+        lowest = max((int(path.name[-4:], 16) + 1 for path in root.glob(f"*/{second}-{'[0-9a-f]' * 4}")), default=0)
+        if lowest > 0xFFFF:  # some 16 runs in this second
+            time.sleep(0.05)
             continue
-        folder = root / recipe / run_id
+        folder = root / recipe / f"{second}-{lowest + secrets.randbelow(0x10000 - lowest):04x}"
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
