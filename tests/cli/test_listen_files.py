@@ -5,7 +5,7 @@ import pytest
 import torch
 from deploy.small_files import exported, folded
 from lightsleeper.cli.sources import open_detector, recorded_threshold
-from lightsleeper.deploy.detector import TorchStream
+from lightsleeper.deploy.detector import StreamingDetector, TorchStream
 from lightsleeper.deploy.finalize import save_model
 from lightsleeper.deploy.without_front import open_fronted
 from lightsleeper.errors import UserError
@@ -35,6 +35,14 @@ def test_a_file_of_features_hears_audio_behind_the_models_front_end(export: Path
         parts.append(score)
     assert np.abs(np.concatenate(parts) - expected).max() < 1e-5
     assert np.ptp(expected) > 0.01  # it hears something
+
+
+def test_a_detector_opens_it(export: Path):
+    audio = torch.cat([batch["audio"] for batch in stream(0, 5)], 1)[0].numpy()
+    fronted = StreamingDetector(open_fronted(export / "model.onnx"))
+    opened = StreamingDetector.open(export / "model.onnx")
+    for (found, _), (expected, _) in zip(opened.frames(audio), fronted.frames(audio), strict=True):
+        assert np.array_equal(found, expected)
 
 
 def test_listen_and_evaluate_take_it(export: Path, cli, tmp_path: Path):

@@ -117,7 +117,7 @@ def open_spotter(path: Path, source: str, threads: int = 1, threshold: float | N
 
 def open_detector(path: Path, source: str, threads: int = 1) -> "StreamModel":
     """A streaming wake-word model from what `locate` found for ``source``. Raises UserError for other models."""
-    from lightsleeper.deploy.detector import OnnxStream, TorchStream
+    from lightsleeper.deploy.detector import TorchStream, open_stream
 
     if kind(path) is not Kind.DETECTOR:
         what = "no streaming state" if path.suffix == ".onnx" else f"a {_class_name(path)}"
@@ -125,26 +125,15 @@ def open_detector(path: Path, source: str, threads: int = 1) -> "StreamModel":
             f"{source} is no wake-word detector (it has {what}); `lightning detect {source} --keyword ... FILE` finds "
             "typed phrases."
         )
-    if path.suffix == ".onnx" and not _takes_features(path):
-        return OnnxStream(path, threads)
+    if path.suffix in FILES:
+        return open_stream(path, threads, recorded_threshold(path) if path.suffix == ".tflite" else float("nan"))
     import torch
 
-    torch.set_num_threads(threads)
-    if path.suffix in FILES:
-        from lightsleeper.deploy.without_front import open_fronted
-
-        return open_fronted(path, recorded_threshold(path) if path.suffix == ".tflite" else float("nan"))
     from lightsleeper.deploy.finalize import load_model
 
+    torch.set_num_threads(threads)
     model = load_model(path)
     return TorchStream(model, model.export_spec()[0].metadata)
-
-
-def _takes_features(path: Path) -> bool:
-    """Whether the front end of an ONNX detector stayed outside."""
-    from lightsleeper.deploy.onnx_graph import OnnxGraph
-
-    return "features" in OnnxGraph(path).inputs
 
 
 def recorded_threshold(path: Path) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightsleeper.deploy.hops import Rest, StreamGraph, threshold_of
+from lightsleeper.deploy.onnx_graph import OnnxGraph
 from lightsleeper.metrics.events import Event, EventDecoder
 
 OUTPUTS = ("score", "next_state")
@@ -51,6 +52,22 @@ class OnnxStream(StreamGraph):
     def step(self, audio: NDArray[np.float32], state: Any) -> Frames:
         found = self.graph.run({"audio": audio[None], "state": state})
         return found["score"][0], found["offset"][0] if self._tells_start else None, found["next_state"]
+
+
+def open_stream(path: Path, threads: int = 1, threshold: float = float("nan")) -> StreamModel:
+    """An exported detector: ONNX, or LiteRT with a ``threshold`` of its own, nan: none.
+
+    A file that takes features is put behind the front end of ``model.json`` beside it. Raises UserError as `OnnxStream`
+    and `open_fronted`.
+    """
+    if path.suffix == ".onnx" and "features" not in OnnxGraph(path).inputs:
+        return OnnxStream(path, threads)
+    import torch
+
+    from lightsleeper.deploy.without_front import open_fronted
+
+    torch.set_num_threads(threads)
+    return open_fronted(path, threshold)
 
 
 class TorchStream:
@@ -132,8 +149,8 @@ class StreamingDetector:
 
     @classmethod
     def open(cls, path: str | Path, threads: int = 1, **how: Any) -> "StreamingDetector":
-        """The detector of an exported file."""
-        return cls(OnnxStream(path, threads), **how)
+        """The detector of an exported file, see `open_stream`."""
+        return cls(open_stream(Path(path), threads), **how)
 
     def reset(self) -> None:
         """Begin a new stream."""

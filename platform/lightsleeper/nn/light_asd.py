@@ -179,7 +179,7 @@ class FaceEncoder(Chain):
         super().__init__(first, Frames(nn.MaxPool2d(3, 2, 1)), second, Frames(nn.MaxPool2d(3, 2, 1)), third)
         # Channels last, (B, C, T, H, W) is (B T, C, H, W) and (B, C, T, H W) without a copy: a training step of `small`
         # takes 0.70 of the time (measured, one thread).
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @staticmethod
     def pooled(x: Tensor) -> Tensor:
