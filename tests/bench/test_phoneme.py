@@ -8,7 +8,7 @@ from lightsleeper.bench import phoneme_people as people
 from lightsleeper.bench.phoneme_arms import ARMS, ENTRANTS, PAIRS, settings, trainings
 from lightsleeper.bench.phoneme_orders import LEAST, Order, keywords_of, mean_auc, read_orders
 from lightsleeper.bench.trainings import Training
-from lightsleeper.cli import bench as command
+from lightsleeper.cli import bench_parsers as command
 from lightsleeper.errors import UserError
 from lightsleeper.stages.plan import check_settings
 

@@ -5,7 +5,7 @@ import pytest
 from lightsleeper.bench import spotter_accuracy as bench
 from lightsleeper.bench import spotter_arms
 from lightsleeper.bench.spotter_arms import GROUPS, trainings
-from lightsleeper.cli import bench as command
+from lightsleeper.cli import bench_parsers as command
 from lightsleeper.errors import UserError
 from lightsleeper.stages.plan import check_settings
 

@@ -8,7 +8,7 @@ import pytest
 from lightsleeper.bench import trainings as shared
 from lightsleeper.bench import wakeword_accuracy as bench
 from lightsleeper.bench.wakeword_arms import GROUPS, trainings
-from lightsleeper.cli import bench as command
+from lightsleeper.cli import bench_parsers as command
 from lightsleeper.errors import UserError
 from lightsleeper.stages.plan import check_settings
 
