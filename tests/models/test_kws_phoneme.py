@@ -13,7 +13,7 @@ from lightsleeper.nn.partition import dsp_partition
 from models.batches import TINY_ENCODER, keyword_batch, random_batch
 from models.test_kws_p2v import hear_everything, vectors
 
-KINDS: list[dict[str, Any]] = [{"verifier": "gru"}, {"verifier": "aligned"}]
+KINDS: list[dict[str, Any]] = [{"verifier": "gru"}, {"verifier": "edits", "pooling": "worst"}, {"verifier": "aligned"}]
 
 
 def _model(**options: Any) -> KeywordPhoneme:
@@ -107,8 +107,9 @@ def test_the_exported_graphs_equal_the_batched_score(options: dict[str, Any]) ->
         assert found["cuts"][0, : count + 1].tolist() == model.locate(batch)[0].tolist()
 
 
-def test_a_keyword_in_a_row_of_many_scores_as_it_does_alone() -> None:
-    model = _model(verifier="aligned").eval()
+@pytest.mark.parametrize("verifier", ["edits", "aligned"])
+def test_a_keyword_in_a_row_of_many_scores_as_it_does_alone(verifier: str) -> None:
+    model = _model(verifier=verifier).eval()
     match = model.export_spec()[2]
     inputs = match.sample(2)
     together = match.module(*inputs.values())

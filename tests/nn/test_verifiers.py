@@ -7,8 +7,10 @@ from lightsleeper.nn.verifiers import (
     EVIDENCE,
     AgreementVerifier,
     AlignedVerifier,
+    EditVerifier,
     agreement_matrix,
     evidence,
+    spoken_cuts,
     verification_loss,
 )
 
@@ -66,17 +68,20 @@ def test_reversed_phones_change_the_agreement() -> None:
     assert found[0][1] > found[1][1]
 
 
-@pytest.mark.parametrize("kind", ["gru", "product", "root", "mean", "worst"])
+@pytest.mark.parametrize("kind", ["gru", "edits", "product", "root", "mean", "worst"])
 def test_a_padded_batch_scores_as_its_rows_do_alone(kind: str) -> None:
     torch.manual_seed(0)
-    net = AgreementVerifier(8, 6) if kind == "gru" else AlignedVerifier(6, kind)  # type: ignore[arg-type]
+    others = {"gru": lambda: AgreementVerifier(8, 6), "edits": lambda: EditVerifier(6, "worst")}
+    net = others.get(kind, lambda: AlignedVerifier(6, kind))()  # type: ignore[arg-type]
     net.eval()
 
     def score(rows: dict[str, torch.Tensor], frames: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         if isinstance(net, AgreementVerifier):
             cosine = cosines(rows["tokens"], rows["hidden"])
             return net(rows["hidden"], cosine, monotone_cuts(cosine, frames, counts), counts)
-        cuts = net.align(rows["log_probs"], frames, rows["phones"], counts)
+        if isinstance(net, EditVerifier):
+            return net(rows["log_probs"], frames, rows["phones"], counts)
+        cuts = spoken_cuts(rows["log_probs"], frames, rows["phones"], counts)
         return net(rows["log_probs"], rows["phones"], cuts, counts)
 
     rows = _rows()
@@ -147,6 +152,6 @@ def test_it_judges_evidence_and_not_which_phones_a_text_has() -> None:
     heard[..., names] = rows["log_probs"]
     scores = []
     for log_probs, phones in ((rows["log_probs"], rows["phones"]), (heard, names[rows["phones"]])):
-        cuts = net.align(log_probs, FRAMES, phones, COUNTS)
+        cuts = spoken_cuts(log_probs, FRAMES, phones, COUNTS)
         scores.append(net(log_probs, phones, cuts, COUNTS))
     torch.testing.assert_close(*scores)

@@ -27,13 +27,20 @@ from lightsleeper.nn.optimizer import Schedule
 from lightsleeper.nn.p2v import PhoneTable
 from lightsleeper.nn.partition import dsp_distance_static
 from lightsleeper.nn.ranges import at_least, share
-from lightsleeper.nn.verifiers import AgreementVerifier, AlignedVerifier, Pooling, verification_loss
+from lightsleeper.nn.verifiers import (
+    AgreementVerifier,
+    AlignedVerifier,
+    EditVerifier,
+    Pooling,
+    spoken_cuts,
+    verification_loss,
+)
 from lightsleeper.phones import BLANK
 
 CATALOG = ("KeywordPhoneme",)
 
 Score = Literal["fused", "verifier", "cosine", "ctc"]
-Verifier = Literal["gru", "aligned", "none"]
+Verifier = Literal["gru", "edits", "aligned", "none"]
 FUSED = ("verifier", "cosine", "ctc")
 
 
@@ -46,12 +53,13 @@ class KeywordPhoneme(FusedKeyword):
         init_from: Run or export folder of a finished KeywordPhoneme of the same sizes to start from (fine-tuning).
         alignment: How frames are aligned with phones: matrix, on the cosine matrix (default), or dsp, Dynamic Sequence
             Partitioning of the vectors; both readings of the paper.
-        verifier: gru, published, reads the agreement matrix; aligned, ours, reads the encoder's posteriors phone by
-            phone, on an alignment of its own; none leaves the untrained scores.
+        verifier: gru, published, reads the agreement matrix. Ours read the encoder's posteriors phone by phone: edits,
+            how far the text is ahead of every other one a phone away; aligned, how well each phone's run of frames
+            explains it. none leaves the untrained scores.
         width: Width of the verifier. Unknown of the published one; 144 fits its reported size.
-        pooling: aligned: a keyword's score from its phones': product (all were said), root (that over the root of their
-            number), mean, or worst.
-        dropout: aligned: dropout before and after its recurrence.
+        pooling: edits, aligned: a keyword's score from its phones': product (all were said), root (that over the root
+            of their number), mean, or worst.
+        dropout: edits, aligned: dropout before and after the recurrence.
         easy_negatives: Other clips' texts per clip, where batches bring no random negatives of their own.
         train_encoder: Train the encoder too, with its CTC loss added; the table follows.
         encoder_augment: Disturb what the encoder hears in training: warp, noise, masks, dropout, those that are not
@@ -94,11 +102,12 @@ class KeywordPhoneme(FusedKeyword):
         start = None if init_from is None else read_model(init_from, type(self).__name__, "init_from")
         self._load(vectors, start, encoder_augment or {})
         dim = self._architecture["vectors"]["encoder"]["dim"]
-        self.verifier: AgreementVerifier | AlignedVerifier | None = None
+        self.verifier: AgreementVerifier | EditVerifier | AlignedVerifier | None = None
         if verifier == "gru":
             self.verifier = AgreementVerifier(dim, width)
-        elif verifier == "aligned":
-            self.verifier = AlignedVerifier(width, pooling, dropout)
+        elif verifier != "none":
+            ours = EditVerifier if verifier == "edits" else AlignedVerifier
+            self.verifier = ours(width, pooling, dropout)
         self._architecture |= {
             "alignment": alignment,
             "verifier": verifier,
@@ -166,13 +175,16 @@ class KeywordPhoneme(FusedKeyword):
         else:
             cuts = align(self.alignment, hidden.detach(), tokens, cosine.detach(), frames, counts)
         scores = {"cosine": mean_cosine(cosine, cuts, frames)}
+        if self.verifier is None:
+            return scores, cuts
         if isinstance(self.verifier, AgreementVerifier):
             found = self.verifier(hidden, cosine, cuts, counts)
-        elif isinstance(self.verifier, AlignedVerifier):
-            cuts = self.verifier.align(log_probs, frames, phones, counts)
-            found = self.verifier(log_probs, phones, cuts, counts)
         else:
-            return scores, cuts
+            cuts = spoken_cuts(log_probs, frames, phones, counts)
+            if isinstance(self.verifier, EditVerifier):
+                found = self.verifier(log_probs, frames, phones, counts)
+            else:
+                found = self.verifier(log_probs, phones, cuts, counts)
         return {"verifier": torch.where(cuts[:, -1] > 0, found, IMPOSSIBLE), **scores}, cuts
 
     def judge(self, batch: Batch) -> dict[str, Tensor]:
