@@ -25,7 +25,8 @@ STEPS = {  # recipe -> its required steps, by their place on the command line
 
 PUBLISHED = Arm("published", "kws_phoneme", (), "P2V + GRU")
 UNCONFUSED = Arm("unconfused", "kws_phoneme", ("--data.confusables=false",), "  no confusables")
-ALIGNED = Arm("aligned", "kws_phoneme", (), "P2V + ours", ("overlays/phoneme_aligned",))
+ALIGNED = Arm("aligned", "kws_phoneme", (), "P2V + aligned", ("overlays/phoneme_aligned",))
+EDITS = Arm("edits", "kws_phoneme", (), "P2V + edits", ("overlays/phoneme_edits",))
 DSP = Arm("dsp", "kws_dsp", (), "DSP")
 CMCD = Arm("cmcd", "kws_cmcd", (), "CMCD")
 
@@ -41,11 +42,13 @@ class Entrant:
     label: str
 
 
-ARMS = {arm.name: arm for arm in (PUBLISHED, ALIGNED, DSP, UNCONFUSED, CMCD)}
+ARMS = {arm.name: arm for arm in (PUBLISHED, EDITS, ALIGNED, DSP, UNCONFUSED, CMCD)}
 ENTRANTS = (
     Entrant("verifier", "published", "verifier_", "P2V + GRU (published)"),
     Entrant("unconfused", "unconfused", "verifier_", "  without confusables"),
     Entrant("fused", "published", "", "  fused with cosine and CTC"),
+    Entrant("edits", "edits", "verifier_", "edit verifier (ours)"),
+    Entrant("edits_fused", "edits", "", "  fused with cosine and CTC"),
     Entrant("aligned", "aligned", "verifier_", "aligned verifier (ours)"),
     Entrant("aligned_fused", "aligned", "", "  fused with cosine and CTC"),
     Entrant("dsp", "dsp", "dsp_", "DSP (its matcher alone)"),
@@ -56,7 +59,8 @@ ENTRANTS = (
 )
 PAIRS = (  # the second is claimed to be better than the first
     ("dsp", "verifier"), ("cmcd", "verifier"), ("ctc", "verifier"), ("unconfused", "verifier"),
-    ("verifier", "aligned"), ("ctc", "aligned"), ("dsp_fused", "aligned_fused"),
+    ("verifier", "edits"), ("aligned", "edits"), ("ctc", "edits"), ("ctc", "edits_fused"), ("dsp_fused", "edits_fused"),
+    ("ctc", "aligned"),
 )  # fmt: skip
 
 
@@ -73,11 +77,13 @@ def settings(arm: Arm, seed: int, quick: bool) -> tuple[str, ...]:
     places = {"": arm.recipe, **STEPS[arm.recipe]}
     found = []
     for place, recipe in places.items():
-        own = [*SAME, f"--seed_everything={seed}", *(_quick(recipe) if quick else ())]
+        small = _quick(recipe, arm is not EDITS) if quick else ()
+        own = [*SAME, f"--seed_everything={seed}", *small]
         found += [f"--{place}{entry.removeprefix('--')}" for entry in own]
     return (*found, *arm.overrides)
 
 
-def _quick(recipe: str) -> tuple[str, ...]:
-    keywords = QUICK_KEYWORDS if recipe == "kws_phoneme" else ("--data.batch_size=32",)
-    return (*QUICK, *QUICK_DATA, *keywords, *(QUICK_ENCODER if recipe == "kws_encoder" else ()))
+def _quick(recipe: str, batches_of_keywords: bool) -> tuple[str, ...]:
+    keywords = recipe == "kws_phoneme" and batches_of_keywords
+    size = QUICK_KEYWORDS if keywords else ("--data.batch_size=32",)
+    return (*QUICK, *QUICK_DATA, *size, *(QUICK_ENCODER if recipe == "kws_encoder" else ()))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lightsleeper.bench.phoneme_arms import ALIGNED, DSP, PUBLISHED, SAME, settings
+from lightsleeper.bench.phoneme_arms import DSP, EDITS, PUBLISHED, SAME, settings
 from lightsleeper.bench.phoneme_orders import judge, keywords_of, mean_auc, read_orders
 from lightsleeper.bench.spotter_people import pairs, speakers
 from lightsleeper.bench.trainings import FIRST_SEED, Arm, Training, train
@@ -29,10 +29,10 @@ DATA = "LIGHTSLEEPER_REAL_DATA"
 DIGITS, WAKE_WORDS, ORDERS = "spoken_digits", "wake_words", "coffee_orders"
 SEEN = ("george", "nicolas")
 QUALITIES = ("auc_easy", "auc_hard", "eer_easy", "eer_hard")
-OURS = ("--model.verifier=aligned", "--model.width=16")
+OURS = ("--model.verifier=edits", "--model.width=32", "--model.pooling=worst")
 ARMS: dict[str, tuple[Arm, str, tuple[str, ...]]] = {  # name -> arm of the base, fine-tuning recipe, its arguments
     "published": (PUBLISHED, "kws_phoneme_finetune", ()),
-    "aligned": (ALIGNED, "kws_phoneme_finetune", OURS),
+    "edits": (EDITS, "kws_phoneme_finetune", OURS),
     "dsp": (DSP, "kws_finetune", ()),
 }
 WORDS_OUT = ("three", "seven", "nine")
@@ -133,15 +133,21 @@ def tuned(folder: Path, seed: int, quick: bool) -> Iterator[tuple[Training, str]
                 f"--data.also_test.wake_words={folder / WAKE_WORDS}",
                 *([f"--data.held_out_texts={json.dumps(list(held_out))}"] if held_out else ()),
                 *(["--trainer.max_epochs=1", "--run.parity_inputs=2"] if quick else ()),
-                *(f"--requires.base.set.{entry.removeprefix('--')}" for entry in settings(arm, seed, quick)),
                 *(f"--requires.base.set.{entry.removeprefix('--')}" for entry in _overlay(arm)),
+                *(f"--requires.base.set.{entry.removeprefix('--')}" for entry in settings(arm, seed, quick)),
             )  # fmt: skip
             yield Training(Arm(name, recipe, overrides, arm.label), seed, overrides), what
 
 
 def _overlay(arm: Arm) -> tuple[str, ...]:
     """What the overlay of ``arm`` sets, as overrides: a required step takes no overlay."""
-    return (*OURS, "--model.lr=0.003") if arm is ALIGNED else ()
+    if arm is not EDITS:
+        return ()
+    return (
+        *OURS, "--model.lr=0.003", "--data.class_path=SpokenPhrases", "--data.batch_size=64",
+        "--data.negatives_per_clip=3", "--trainer.max_epochs=1", "--trainer.limit_train_batches=400",
+        "--trainer.val_check_interval=100",
+    )  # fmt: skip
 
 
 def _of_record(folder: Path) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ METHODS = {
 }
 GROUPS = ("branches", "localisation", "bcresnet", "narrow", "ablation", "labels")  # of bench/wakeword_arms.py
 SPOTTER_GROUPS = ("gates", "penalty", "encoder")  # of bench/spotter_arms.py
-PHONEME_ARMS = ("published", "aligned", "dsp", "unconfused", "cmcd")  # of bench/phoneme_arms.py
+PHONEME_ARMS = ("published", "edits", "aligned", "dsp", "unconfused", "cmcd")  # of bench/phoneme_arms.py
 ASD_GROUPS = ("grid", "baselines", "whole", "flexible")  # of bench/asd_context.py
 
 Kinds = Any  # what add_subparsers gives
