@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from lightsleeper.deploy.export import write_onnx
 from lightsleeper.deploy.finalize import save_model
+from lightsleeper.deploy.onnx_graph import OnnxGraph
 from lightsleeper.errors import UserError
 from lightsleeper.models.kws_phoneme import KeywordPhoneme
 from lightsleeper.nn.alignment import cosines
@@ -213,3 +215,16 @@ def test_the_cosine_score_is_the_mean_over_frames_of_the_alignment() -> None:
     cuts = model.locate(batch)[0].tolist()
     parts = [cosine[k, cuts[k] : cuts[k + 1]].sum() for k in range(6)]
     assert float(model.score(batch)["cosine"]) == pytest.approx(float(sum(parts)) / int(frames), abs=1e-5)
+
+
+def test_the_edit_verifiers_graph_takes_any_number_of_frames_phones_and_keywords(tmp_path: Path) -> None:
+    model = _model(verifier="edits", pooling="worst").eval()
+    match = model.export_spec()[2]
+    write_onnx(match, tmp_path / "match.onnx")
+    exported = OnnxGraph(tmp_path / "match.onnx")
+    for seed in range(4):
+        inputs = match.sample(seed)
+        expected = dict(zip(match.outputs, match.module(*inputs.values()), strict=True))
+        found = exported.run({name: value.numpy() for name, value in inputs.items()})
+        for name, value in expected.items():
+            torch.testing.assert_close(torch.from_numpy(found[name]), value, atol=1e-3, rtol=1e-4)

@@ -61,9 +61,9 @@ def _edits(log_probs: Tensor, frames: Tensor, phones: Tensor) -> Edits:
     same = F.pad((phones[:, 1:] == phones[:, :-1]).to(heard.dtype) * IMPOSSIBLE, (1, 0))  # to label k from k - 1
     order = torch.arange(labels.shape[2] + 1, device=phones.device)
     nothing = torch.full_like(labels[:, 0], IMPOSSIBLE)
-    begin = torch.cat([torch.where(order == 0, 0.0, IMPOSSIBLE).expand(len(phones), -1), nothing], 1)
+    begin = torch.cat([torch.where(order == 0, 0.0, IMPOSSIBLE).expand(phones.shape[0], -1), nothing], 1)
     last = torch.cat([torch.where(order == count[:, None], 0.0, IMPOSSIBLE), nothing], 1)
-    shared = same.expand(len(emitted), -1, -1)
+    shared = same.expand(emitted.shape[0], -1, -1)
     final, before = recur(_forward, begin.to(heard), (emitted, shared))  # before: states at the frame before
     _, onward = recur(_backward, last.to(heard), (emitted.flip(0), shared))
     onward = onward.flip(0)  # states at this frame, and all that follows
@@ -85,7 +85,7 @@ def _edits(log_probs: Tensor, frames: Tensor, phones: Tensor) -> Edits:
     left = torch.cat([behind[:, :-1], behind], 1)[..., None] == classes  # no path from a label to its like
     right = torch.cat([ahead[:, 1:], ahead], 1)[..., None] == classes
     barred = torch.stack([left, right], 2).to(heard.dtype) * IMPOSSIBLE  # (B, 2 M + 1, 2, C)
-    rows = (torch.stack(stretch, -1), heard.transpose(0, 1)[:-1], barred.expand(len(emitted) - 1, -1, -1, -1, -1))
+    rows = (torch.stack(stretch, -1), heard.transpose(0, 1)[:-1], barred.expand(emitted.shape[0] - 1, -1, -1, -1, -1))
     found, _ = recur(_through, torch.full_like(barred, IMPOSSIBLE), rows)
     best = found[:, :, 1]
 
