@@ -217,6 +217,7 @@ def test_the_cosine_score_is_the_mean_over_frames_of_the_alignment() -> None:
     assert float(model.score(batch)["cosine"]) == pytest.approx(float(sum(parts)) / int(frames), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_edit_verifiers_graph_takes_any_number_of_frames_phones_and_keywords(tmp_path: Path) -> None:
     model = _model(verifier="edits", pooling="worst").eval()
     match = model.export_spec()[2]
