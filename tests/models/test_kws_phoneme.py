@@ -217,6 +217,28 @@ def test_the_cosine_score_is_the_mean_over_frames_of_the_alignment() -> None:
     assert float(model.score(batch)["cosine"]) == pytest.approx(float(sum(parts)) / int(frames), abs=1e-5)
 
 
+def test_given_weights_ship_and_are_not_calibrated() -> None:
+    model = _model(verifier="edits", fused_weights={"verifier": 1, "ctc": 3}).eval()
+    batch = random_batch()
+    pairs = {"label": torch.tensor([1, 0] * 3), "kind": torch.tensor([0, 2] * 3), "episode": torch.arange(6)}
+    model.calibrate([batch | pairs | {"word_count": torch.ones(6, dtype=torch.long)}])
+    scores = model.score(batch)
+    torch.testing.assert_close(scores["shipped"], 0.25 * scores["verifier"] + 0.75 * scores["ctc"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"dsp": 1}, "no score 'dsp'; expected of verifier"),
+        ({"ctc": 0}, "not all of them 0"),
+        ({"ctc": -1}, "at least 0"),
+    ],
+)
+def test_weights_of_no_score_and_of_no_weight_are_refused(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _model(fused_weights=weights)
+
+
 @pytest.mark.slow
 def test_the_edit_verifiers_graph_takes_any_number_of_frames_phones_and_keywords(tmp_path: Path) -> None:
     model = _model(verifier="edits", pooling="worst").eval()

@@ -144,9 +144,9 @@ def _overlay(arm: Arm) -> tuple[str, ...]:
     if arm is not EDITS:
         return ()
     return (
-        *OURS, "--model.lr=0.003", "--data.class_path=SpokenPhrases", "--data.batch_size=64",
-        "--data.negatives_per_clip=3", "--trainer.max_epochs=1", "--trainer.limit_train_batches=400",
-        "--trainer.val_check_interval=100",
+        *OURS, "--model.fused_weights={verifier: 1, ctc: 1}", "--model.lr=0.003",
+        "--data.class_path=SpokenPhrases", "--data.batch_size=64", "--data.negatives_per_clip=3",
+        "--trainer.max_epochs=1", "--trainer.limit_train_batches=400", "--trainer.val_check_interval=100",
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What the families on a phoneme-CTC encoder share: several scores of one pair, and their weighted sum that ships."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,9 +25,10 @@ class FusedKeyword(KeywordFamily):
         easy_negatives: Random texts a clip in training.
         train_encoder: Whether gradients reach the encoder; otherwise it stays in eval mode.
         lr, schedule, warmup_steps, weight_decay: Of AdamW.
+        fused_weights: Of ``parts`` in the fused score, by name, the others 0; None: calibrated on validation.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or a weight is of no part.
     """
 
     encoder: PhonemeCTC
@@ -46,6 +47,7 @@ class FusedKeyword(KeywordFamily):
         schedule: Schedule,
         warmup_steps: int,
         weight_decay: float,
+        fused_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__({"shipped": "", **{name: f"{name}_" for name in (*parts, *others)}})
         at_least(0, easy_negatives=easy_negatives, warmup_steps=warmup_steps, weight_decay=weight_decay)
@@ -54,7 +56,8 @@ class FusedKeyword(KeywordFamily):
         self.easy_negatives, self.train_encoder = easy_negatives, train_encoder
         self.lr, self.schedule, self.warmup_steps, self.weight_decay = lr, schedule, warmup_steps, weight_decay
         self._architecture: dict[str, Any] = {}
-        self.register_buffer("fusion", torch.full((len(parts),), 1 / len(parts)))
+        self.calibrated = fused_weights is None
+        self.register_buffer("fusion", _shares(parts, fused_weights or dict.fromkeys(parts, 1.0)))
 
     def judge(self, batch: Batch) -> dict[str, Tensor]:
         """Every score (B,) but the one that ships; `IMPOSSIBLE` where a clip is too short for a text."""
@@ -75,7 +78,8 @@ class FusedKeyword(KeywordFamily):
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:
-        """Fusion weights by logistic regression, then the threshold at equal error, both on validation pairs."""
+        """Fusion weights by logistic regression where none are given, then the threshold at equal error, both on
+        validation pairs."""
         rows, kept = [], []
         for batch in batches:
             scores = self.judge(batch)
@@ -85,7 +89,7 @@ class FusedKeyword(KeywordFamily):
             return {}
         features, labels = torch.cat(rows), torch.cat([batch["label"] for batch in kept]).cpu()
         solvable = (features > IMPOSSIBLE).all(1)  # a single -1e4 would outweigh all others in a logistic loss
-        if len(labels[solvable].unique()) == 2:
+        if self.calibrated and len(labels[solvable].unique()) == 2:
             self.fusion.copy_(logistic_weights(features[solvable], labels[solvable]))
         shipped = [self.ship(dict(zip(self.parts, row.to(self.fusion.device).T, strict=True))).cpu() for row in rows]
         return self.set_threshold(zip(shipped, kept, strict=True))
@@ -108,3 +112,13 @@ class FusedKeyword(KeywordFamily):
     def streaming(self) -> Any:
         """The encoder's stream; matching runs on the frames it has gathered."""
         return self.encoder.streaming()
+
+
+def _shares(parts: Sequence[str], weights: Mapping[str, float]) -> Tensor:
+    """``weights`` (F,) of ``parts`` scaled to sum to one. Raises ValueError as `FusedKeyword`."""
+    if unknown := [name for name in weights if name not in parts]:
+        raise ValueError(f"fused_weights: there is no score '{unknown[0]}'; expected of {', '.join(parts)}")
+    found = torch.tensor([float(weights.get(name, 0.0)) for name in parts])
+    if not (found.isfinite().all() and found.min() >= 0 and found.sum() > 0):
+        raise ValueError(f"fused_weights must be numbers of at least 0, not all of them 0, got {dict(weights)}")
+    return found / found.sum()

@@ -65,7 +65,9 @@ class KeywordPhoneme(FusedKeyword):
         encoder_augment: Disturb what the encoder hears in training: warp, noise, masks, dropout, those that are not
             named as the encoder was trained with; null: as it was trained with, or not at all where it is frozen.
         score: What ships: verifier, cosine (the mean over frames), ctc (the encoder's likelihood), or fused, their
-            weighted sum calibrated on validation.
+            weighted sum.
+        fused_weights: Of the scores in the fused one, by name, such as {verifier: 1, ctc: 1}; null: calibrated on
+            validation. Synthesised validation gives the untrained scores little weight, which people may need.
         lr: Peak learning rate of AdamW.
         schedule: cosine to 2 % of ``lr``, or noam.
         warmup_steps: Steps until the peak.
@@ -85,13 +87,16 @@ class KeywordPhoneme(FusedKeyword):
         train_encoder: bool = False,
         encoder_augment: dict[str, float] | None = None,
         score: Score = "fused",
+        fused_weights: dict[str, float] | None = None,
         lr: float = 1e-3,
         schedule: Schedule = "cosine",
         warmup_steps: int = 100,
         weight_decay: float = 0.01,
     ) -> None:
         parts = [name for name in FUSED if name != "verifier" or verifier != "none"]
-        super().__init__(parts, (), score, easy_negatives, train_encoder, lr, schedule, warmup_steps, weight_decay)
+        super().__init__(
+            parts, (), score, easy_negatives, train_encoder, lr, schedule, warmup_steps, weight_decay, fused_weights
+        )
         at_least(1, width=width)
         share(dropout=dropout, below_one=True)
         if score == "verifier" and verifier == "none":
