@@ -50,7 +50,7 @@ def test_training_learns_either_kind_of_batch(options: dict[str, Any], batch: di
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@pytest.mark.parametrize("augment", [None, {"warp": 0.2, "noise": 1.0}])
+@pytest.mark.parametrize("augment", [None, {"warp": 0.2, "noise": 1.0}, {"masks": 2.0}])  # as a recipe gives them
 def test_the_frozen_encoder_gets_no_gradient_and_does_not_change(augment: dict[str, float] | None) -> None:
     model = _model(encoder_augment=augment).train()
     assert not model.encoder.training
@@ -62,6 +62,11 @@ def test_the_frozen_encoder_gets_no_gradient_and_does_not_change(augment: dict[s
     after = {name: value for part in (model.encoder, model.table) for name, value in part.state_dict().items()}
     torch.testing.assert_close(after, before, rtol=0, atol=0, equal_nan=True)
     assert not model.eval().encoder.augment.training
+
+
+def test_half_a_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match="masks must be a whole number, got 1.5"):
+        _model(encoder_augment={"masks": 1.5})
 
 
 def test_a_trained_encoder_gets_gradients_and_its_table_moves_along() -> None:

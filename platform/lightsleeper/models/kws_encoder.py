@@ -223,6 +223,10 @@ def load_encoder(
     """
     if unknown := augment.keys() - AUGMENT:
         raise ValueError(f"encoder_augment: {', '.join(sorted(unknown))} is none of {', '.join(AUGMENT)}")
+    if "masks" in augment:  # a recipe's numbers by name are all read as float
+        if augment["masks"] != int(augment["masks"]):
+            raise ValueError(f"encoder_augment: masks must be a whole number, got {augment['masks']}")
+        augment = {**augment, "masks": int(augment["masks"])}
     if isinstance(source, dict):
         try:
             encoder = PhonemeCTC(**{**source, **augment})
