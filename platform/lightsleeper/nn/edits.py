@@ -5,8 +5,8 @@ it, and with one more beside it. All C (2 M + 1) + M neighbours come out of one 
 2 C passes' work in place of one pass for each. Best paths stand for sums over paths, which took four times as long and
 told pairs apart as well (validation AUC 0.898 and 0.899).
 
-The idea is that of alignment-free pronunciation scores (Cao et al., Interspeech 2024, "goodness of pronunciation"),
-which ask about substitutions and deletions; the form here is our own.
+The idea is that of alignment-free pronunciation scores under CTC (Cao et al., Interspeech 2024), which ask about
+substitutions and deletions; the form here is our own.
 
 Shapes: B rows, M phones, N frames, C classes, class 0 is blank. Between and around M labels lie M + 1 blanks.
 """
