@@ -71,8 +71,13 @@ def test_reversed_phones_change_the_agreement() -> None:
 @pytest.mark.parametrize("kind", ["gru", "edits", "product", "root", "mean", "worst"])
 def test_a_padded_batch_scores_as_its_rows_do_alone(kind: str) -> None:
     torch.manual_seed(0)
-    others = {"gru": lambda: AgreementVerifier(8, 6), "edits": lambda: EditVerifier(6, "worst")}
-    net = others.get(kind, lambda: AlignedVerifier(6, kind))()  # type: ignore[arg-type]
+    net: AgreementVerifier | EditVerifier | AlignedVerifier
+    if kind == "gru":
+        net = AgreementVerifier(8, 6)
+    elif kind == "edits":
+        net = EditVerifier(6, "worst")
+    else:
+        net = AlignedVerifier(6, kind)  # type: ignore[arg-type]  # kind is a Pooling here
     net.eval()
 
     def score(rows: dict[str, torch.Tensor], frames: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

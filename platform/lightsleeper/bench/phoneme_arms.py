@@ -48,7 +48,7 @@ ENTRANTS = (
     Entrant("unconfused", "unconfused", "verifier_", "  without confusables"),
     Entrant("fused", "published", "", "  fused with cosine and CTC"),
     Entrant("edits", "edits", "verifier_", "edit verifier (ours)"),
-    Entrant("edits_fused", "edits", "", "  fused with cosine and CTC"),
+    Entrant("edits_fused", "edits", "", "  and CTC, equally weighted"),
     Entrant("aligned", "aligned", "verifier_", "aligned verifier (ours)"),
     Entrant("aligned_fused", "aligned", "", "  fused with cosine and CTC"),
     Entrant("dsp", "dsp", "dsp_", "DSP (its matcher alone)"),

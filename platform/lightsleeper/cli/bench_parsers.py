@@ -33,15 +33,21 @@ def _part(parser: argparse.ArgumentParser, default: str, *others: str) -> None:
     parser.add_argument("--part", default=default, choices=choices, help=f"what to measure, default {default}")
 
 
-def _trainings(parser: argparse.ArgumentParser, parts: str = "", kind: str = "", names: tuple[str, ...] = ()) -> None:
-    """Of trainings that last: ``parts``, with a colon, that the options are for; ``names`` of what to train."""
-    parser.add_argument("--seeds", type=positive, metavar="N", help=f"{parts}seeds of each training")
-    parser.add_argument("--collect", action="store_true", help=f"{parts}no training, what is finished")
-    parser.add_argument("--out", metavar="DIR", help="keeps finished trainings, to go on from")
-    if names:
-        of = parts.partition(",")[0].rstrip(": ") + ": " if parts else ""
-        text = f"{of}{', '.join(names)}; default all, in this order"
-        parser.add_argument("--only", nargs="+", metavar=kind, choices=names, help=text)
+def _trainings(
+    parser: argparse.ArgumentParser,
+    kind: str,
+    names: tuple[str, ...],
+    only: str,
+    seeds: str = "",
+    collect: str = "",
+    out: str = "",
+) -> None:
+    """Of trainings that last: ``names`` of what to train, and for which parts each option is."""
+    parser.add_argument("--seeds", type=positive, metavar="N", help=f"{seeds}seeds of each training")
+    text = f"{only}: {', '.join(names)}; default all"
+    parser.add_argument("--only", nargs="+", metavar=kind, choices=names, help=text)
+    parser.add_argument("--collect", action="store_true", help=f"{collect}no training, what is finished")
+    parser.add_argument("--out", metavar="DIR", help=f"keeps finished trainings, to go on from{out}")
 
 
 def _dsp(kinds: Kinds) -> None:
@@ -96,7 +102,9 @@ def _methods(kinds: Kinds) -> None:
 def _wakeword(kinds: Kinds) -> None:
     parser = _add(kinds, "wakeword", "wake words: speed of all families, accuracy, recordings of people")
     _part(parser, "speed", "accuracy", "people")
-    _trainings(parser, "accuracy, people: ", "GROUP", GROUPS)
+    _trainings(
+        parser, "GROUP", GROUPS, "accuracy", "accuracy: ", "accuracy, people: ", "; speed: the models"
+    )  # fmt: skip
     parser.add_argument("--engine", metavar="PYTHON", help="a Python that has pvporcupine, to compare with")
     parser.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
 
@@ -104,7 +112,7 @@ def _wakeword(kinds: Kinds) -> None:
 def _spotter(kinds: Kinds) -> None:
     parser = _add(kinds, "spotter", "word spotting: what gates cost and save, recordings of people, classes")
     _part(parser, "latency", "accuracy", "streaming", "people", "classes")
-    _trainings(parser, "accuracy, people: ", "GROUP", SPOTTER_GROUPS)
+    _trainings(parser, "GROUP", SPOTTER_GROUPS, "accuracy", "accuracy, people: ", "accuracy, people: ")
     parser.add_argument(
         "--models",
         nargs="+",
@@ -137,7 +145,7 @@ def _prefill(kinds: Kinds) -> None:
 def _asd(kinds: Kinds) -> None:
     parser = _add(kinds, "asd", "active speakers: what context costs and buys, one sense against both")
     _part(parser, "speed", "context", "modality")
-    _trainings(parser, "context, modality: ", "GROUP", ASD_GROUPS)
+    _trainings(parser, "GROUP", ASD_GROUPS, "context", "context, modality: ", "context, modality: ")
     parser.add_argument("--workers", type=positive, metavar="N", help="context, modality: trainings at once, default 1")
     parser.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
 
@@ -156,7 +164,7 @@ def _phoneme(kinds: Kinds) -> None:
     text = "typed keywords: accuracy against other families, recordings of people"
     parser = _add(kinds, "phoneme", text, quick="small sizes: whether it works; accuracy means nothing")
     _part(parser, "accuracy", "people")
-    _trainings(parser, kind="ARM", names=PHONEME_ARMS)
+    _trainings(parser, "ARM", PHONEME_ARMS, "accuracy")
 
 
 def _lm(kinds: Kinds) -> None:

@@ -118,7 +118,10 @@ def _backward(state: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _through(carry: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """One frame of every edit (B, 2 M + 1, 2, C): paths that are in the new phone, and the best that has left it."""
+    """One frame of every edit (B, 2 M + 1, 2, C): paths that are in the new phone, and the best that has left it.
+
+    A scan must put something out; that is not used.
+    """
     stretch, heard, barred = rows
     from_blank, from_label, to_blank, to_label = (stretch[..., part, None] for part in range(4))
     entered = torch.maximum(from_blank, from_label + barred[:, :, 0])

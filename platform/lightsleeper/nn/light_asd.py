@@ -177,8 +177,8 @@ class FaceEncoder(Chain):
             for inputs, outputs, edge, stride in zip((1, *size.widths), size.widths, edges, (2, 1, 1), strict=False)
         )
         super().__init__(first, Frames(nn.MaxPool2d(3, 2, 1)), second, Frames(nn.MaxPool2d(3, 2, 1)), third)
-        # Channels last, (B, C, T, H, W) is (B T, C, H, W) and (B, C, T, H W) without a copy: a training step of `small`
-        # takes 0.70 of the time (measured, one thread).
+        # Channels last, (B, C, T, H, W) is (B T, C, H, W) and (B, C, T, H W) without a copy: a training step takes 0.7
+        # to 0.8 of the time (docs/results.md). torch's stubs lack the argument.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @staticmethod
