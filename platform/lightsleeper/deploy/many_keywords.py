@@ -149,7 +149,7 @@ class ManyKeywords:
         count = len(enrolled.owner) if rows is None else len(rows)
         length = next(iter(frames.values())).shape[1]
         first, end = (np.zeros(count, np.int64), np.full(count, length)) if stretches is None else stretches.T
-        values = {name: value if rows is None else value[rows] for name, value in enrolled.inputs.items()}
+        values = dict(enrolled.inputs) if rows is None else _chosen(enrolled.inputs, rows)
         place = first[:, None] + np.arange(int((end - first).max()))
         inside = place < end[:, None]
         for name in self.matcher.inputs.keys() & frames.keys():
@@ -164,6 +164,15 @@ class ManyKeywords:
         if "log_probs" not in frames:
             raise UserError(f"{self.encoder.name} gives no log_probs to find keywords in a stream by.")
         return best_segments(frames["log_probs"][0], enrolled.sought, earliest)
+
+
+def _chosen(inputs: Arrays, rows: NDArray[np.intp]) -> Arrays:
+    """``rows`` of a match graph's texts, no longer than the longest of them."""
+    values = {name: value[rows] for name, value in inputs.items()}
+    for name, count in (("phones", "phone_count"), ("words", "phone_count"), ("tokens", "token_count")):
+        if name in values and count in values:
+            values[name] = values[name][:, : max(_LEAST, int(values[count].max()))]
+    return values
 
 
 def has_graphs(path: str | Path) -> bool:

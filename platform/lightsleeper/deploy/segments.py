@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_LOWEST = -1000.0  # nats a frame
+_STEP = 2.0**-16  # nats: scores are whole numbers of it
+_PLACES = 20  # bits below a score that say where its path began, so that one maximum chooses both
 MARGIN = 2  # frames kept on both sides: training clips keep a tenth of a second, and CTC hears a phone late
-_NEVER = np.float32(-1e9)
+_NEVER = -(1 << 56)  # as such a number: about -1e6 nats
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Sought:
 
     states: NDArray[np.int64]
     """(R, S) classes, 0 is the blank."""
-    skip: NDArray[np.float32]
-    """(R, S) 0 where a phone may follow the one before without a blank between, else a large penalty."""
+    skip: NDArray[np.int64]
+    """(R, S) 0 where a phone may follow the one before without a blank between, else `_NEVER`."""
     last: NDArray[np.int64]
     """(R,) the state of the last phone."""
 
@@ -34,8 +37,8 @@ class Sought:
         phones = phones[:, : int(counts.max())]
         states = np.zeros((len(phones), 2 * phones.shape[1] - 1), np.int64)
         states[:, ::2] = phones
-        skip = np.full(states.shape, _NEVER, np.float32)
-        skip[:, 2::2] = np.where(phones[:, 1:] != phones[:, :-1], np.float32(0), _NEVER)
+        skip = np.full(states.shape, _NEVER)
+        skip[:, 2::2] = np.where(phones[:, 1:] != phones[:, :-1], 0, _NEVER)
         return cls(states, skip, 2 * counts - 2)
 
 
@@ -44,28 +47,30 @@ def best_segments(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Fit (R,), at most 0, a phone, and stretches (R, 2) in frames with their margin, of log-probabilities (N, C).
 
-    ``earliest`` (R,): frames that the first phone may not precede; None: 0. A keyword with more phones than there are
-    frames fits with about -1e9 and gets all frames.
+    ``earliest`` (R,): frames that the first phone may not precede; None: 0. Of paths that are as good the one that
+    begins first counts. A keyword with more phones than there are frames fits with -1e9 and gets all frames.
     """
     earliest = np.zeros(len(sought.states), np.int64) if earliest is None else earliest
     frames, (rows, states) = len(log_probs), sought.states.shape
-    cost = (log_probs - log_probs.max(1, keepdims=True)).astype(np.float32)[:, sought.states]  # (N, R, S)
-    score = np.full((rows, states + 2), _NEVER, np.float32)  # two more on the left, for steps from nowhere
-    origin = np.zeros((rows, states + 2), np.int64)
-    best, first, end = np.full(rows, _NEVER, np.float32), np.zeros(rows, np.int64), np.full(rows, frames)
-    last = (np.arange(rows), sought.last + 2)
-    for time in range(frames):
-        score[:, 1] = np.where(time >= earliest, np.float32(0), _NEVER)  # a path may begin here
-        origin[:, 1] = time
-        chosen, since = score[:, 2:], origin[:, 2:]  # by staying, advancing or skipping
-        for reached, begun in ((score[:, 1:-1], origin[:, 1:-1]), (score[:, :-2] + sought.skip, origin[:, :-2])):
-            better = reached > chosen
-            chosen, since = np.where(better, reached, chosen), np.where(better, begun, since)
-        score[:, 2:], origin[:, 2:] = chosen + cost[time], since
-        ended = score[last]
-        better = ended > best
-        if better.any():
-            best[better], first[better], end[better] = ended[better], origin[last][better], time + 1
-    counts = sought.last // 2 + 1
+    cost = np.maximum(log_probs - log_probs.max(1, keepdims=True), _LOWEST) / _STEP
+    cost = np.rint(cost).astype(np.int64) << _PLACES
+    cost = cost[:, sought.states]  # (N, R, S)
+    # The best before each frame; two states more, for steps from nowhere.
+    paths = np.full((frames + 1, rows, states + 2), _NEVER)
+    time = np.arange(frames)[:, None]
+    paths[:-1, :, 1] = np.where(time >= earliest, frames - time, _NEVER)  # a path may begin here
+    skipped = np.empty((rows, states), np.int64)
+    for before, after, costs in zip(paths[:-1], paths[1:], cost, strict=True):
+        reached = after[:, 2:]  # by staying, advancing or skipping
+        np.maximum(before[:, 2:], before[:, 1:-1], out=reached)
+        np.add(before[:, :-2], sought.skip, out=skipped)
+        np.maximum(reached, skipped, out=reached)
+        reached += costs
+    ended = paths[1:, np.arange(rows), sought.last + 2]  # (N, R)
+    end = (ended >> _PLACES).argmax(0)
+    best = ended[end, np.arange(rows)]
+    found = best > _NEVER // 2
+    first, end = np.where(found, frames - (best & ((1 << _PLACES) - 1)), 0), np.where(found, end + 1, frames)
+    fit = np.where(found, (best >> _PLACES) * _STEP / (sought.last // 2 + 1), -1e9)
     stretches = np.stack([np.maximum(first - MARGIN, 0), np.minimum(end + MARGIN, frames)], axis=1)
-    return (best / counts).astype(np.float32), stretches
+    return fit.astype(np.float32), stretches

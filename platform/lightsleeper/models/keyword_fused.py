@@ -74,7 +74,15 @@ class FusedKeyword(KeywordFamily):
         """The score that ships (R,), of those in ``scores``."""
         if self.score_kind != "fused":
             return scores[self.score_kind]
-        return torch.stack([scores[name] for name in self.parts], dim=-1) @ self.fusion
+        names = [name for name in self.parts if name in scores]  # a graph leaves out those that count nothing
+        weights = self.fusion[[self.parts.index(name) for name in names]]
+        return torch.stack([scores[name] for name in names], dim=-1) @ weights
+
+    def counted(self) -> list[str]:
+        """Names of ``parts`` that the score that ships is made of."""
+        if self.score_kind != "fused":
+            return [self.score_kind]
+        return [name for name, weight in zip(self.parts, self.fusion.tolist(), strict=True) if weight > 0]
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Batch]) -> dict[str, Any]:

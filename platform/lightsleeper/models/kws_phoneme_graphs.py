@@ -28,10 +28,10 @@ def graphs(model: "KeywordPhoneme") -> list[ExportGraph]:
     ``features`` (1, N, d) and ``log_probs`` (1, N, 40). `match`: K keywords, each with its own frames: ``features``
     (K, N, d) and ``log_probs`` (K, N, 40), 0-padded, ``frame_count`` (K,) of them valid; ``phones`` (K, P), 0-padded,
     and ``phone_count`` (K,). K, N and P may differ from call to call. Outputs of `model` and `match`: ``score`` (K,),
-    each of its parts (K,), ``cuts`` (K, P+1) in frames.
+    each of the parts that count in it (K,), ``cuts`` (K, P+1) in frames.
     """
     detector, encoder = _Detector(model), _Encoder(model)
-    outputs = ["score", *model.parts, "cuts"]
+    outputs = ["score", *model.counted(), "cuts"]
     metadata = {
         "family": type(model).__name__,
         "sample_rate": str(SAMPLE_RATE),
@@ -100,14 +100,15 @@ class _Match(nn.Module):
         super().__init__()
         self.table, self.verifier = model.table, model.verifier
         self.register_buffer("fusion", model.fusion)
-        self._verify, self._ship, self._parts = model.verify, model.ship, model.parts
+        self._verify, self._ship, self._parts = model.verify, model.ship, model.counted()
 
     def forward(
         self, features: Tensor, log_probs: Tensor, frame_count: Tensor, phones: Tensor, phone_count: Tensor
     ) -> tuple[Tensor, ...]:
         scores, cuts = self._verify(features, log_probs, frame_count, self.table(phones), phones)
         scores["ctc"] = keyword_score_static(log_probs, phones, phone_count, frame_count)
-        return (self._ship(scores), *(scores[name] for name in self._parts), cuts)
+        scores = {name: scores[name] for name in self._parts}
+        return (self._ship(scores), *scores.values(), cuts)
 
 
 class _Detector(nn.Module):

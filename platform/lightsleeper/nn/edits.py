@@ -21,6 +21,7 @@ from lightsleeper.nn.recurrence import recur
 from lightsleeper.phones import BLANK
 
 IMPOSSIBLE = -1e5  # finite, so that differences stay numbers
+Paths = tuple[Tensor, Tensor]
 LARGEST = 60.0  # of a margin, in nats: beyond it nothing is left to tell apart
 
 
@@ -55,22 +56,38 @@ def _edits(log_probs: Tensor, frames: Tensor, phones: Tensor) -> Edits:
     silence = torch.where(classes == BLANK, 0.0, IMPOSSIBLE).to(log_probs)
     heard = torch.where((time < frames[:, None])[..., None], F.pad(log_probs, (0, 0, 0, 1)), silence)  # (B, N+1, C)
     labels = heard.gather(2, phones[:, None].expand(-1, heard.shape[1], -1))
-    labels = torch.where((phones != BLANK)[:, None], labels, IMPOSSIBLE)  # (B, N+1, M)
-    emitted = torch.cat([heard[..., :1].expand(-1, -1, labels.shape[2] + 1), labels], 2).transpose(0, 1)
+    # As many labels as blanks, the last of them never heard: state k is label k, behind blank k.
+    labels = F.pad(torch.where((phones != BLANK)[:, None], labels, IMPOSSIBLE), (0, 1), value=IMPOSSIBLE)
+    heard, labels = heard.transpose(0, 1), labels.transpose(0, 1)  # (N+1, B, .)
+    order = torch.arange(labels.shape[2], device=phones.device)
+    follows = F.pad((phones[:, 1:] == phones[:, :-1]).to(heard) * IMPOSSIBLE, (1, 1))  # (B, M+1) to label k from k - 1
 
-    same = F.pad((phones[:, 1:] == phones[:, :-1]).to(heard.dtype) * IMPOSSIBLE, (1, 0))  # to label k from k - 1
-    order = torch.arange(labels.shape[2] + 1, device=phones.device)
-    nothing = torch.full_like(labels[:, 0], IMPOSSIBLE)
-    begin = torch.cat([torch.where(order == 0, 0.0, IMPOSSIBLE).expand(phones.shape[0], -1), nothing], 1)
-    last = torch.cat([torch.where(order == count[:, None], 0.0, IMPOSSIBLE), nothing], 1)
-    shared = same.expand(emitted.shape[0], -1, -1)
-    final, before = recur(_forward, begin.to(heard), (emitted, shared))  # before: states at the frame before
-    _, onward = recur(_backward, last.to(heard), (emitted.flip(0), shared))
-    onward = onward.flip(0)  # states at this frame, and all that follows
+    def forward(paths: Paths, frame: tuple[Tensor, ...]) -> tuple[Paths, Paths]:
+        """One frame on: best paths (B, M+1) that end in each blank, and in each label; put out are those before it."""
+        silent, said = frame
+        blank, label = paths
+        came = _from_before(label)
+        entered = torch.maximum(blank, came + follows)
+        return (torch.maximum(blank, came) + silent, torch.maximum(label, entered) + said), (
+            blank.clone(),
+            label.clone(),
+        )
 
-    blanks = labels.shape[2] + 1
-    was_blank, was_label = before[..., :blanks], F.pad(before[..., blanks:], (1, 0), value=IMPOSSIBLE)
-    to_blank, to_label = onward[..., :blanks], F.pad(onward[..., blanks:], (0, 1), value=IMPOSSIBLE)
+    def backward(paths: Paths, frame: tuple[Tensor, ...]) -> tuple[Paths, Paths]:
+        """One frame back: put out the best paths from each state at this frame on; carried is what follows a state."""
+        silent, said = frame
+        blank, label = paths[0] + silent, paths[1] + said
+        left = _from_behind(torch.maximum(blank, label + follows))
+        return (torch.maximum(blank, label), torch.maximum(label, left)), (blank, label)
+
+    silent = heard[..., :1]
+    nothing = torch.full_like(labels[0], IMPOSSIBLE)
+    begin = torch.where(order == 0, 0.0, nothing)
+    last = torch.where(order == count[:, None], 0.0, nothing)
+    (final, _), (was_blank, was_label) = recur(forward, (begin, nothing), (silent, labels))
+    _, (to_blank, to_label) = recur(backward, (last, nothing.clone()), (silent.flip(0), labels.flip(0)))
+    to_blank, to_label = to_blank.flip(0), to_label.flip(0)
+    was_label = _from_before(was_label)  # label k - 1 at blank k
     behind, ahead = F.pad(phones, (1, 0)), F.pad(phones, (0, 1))  # of each blank
     own = final.gather(1, count[:, None])[:, 0]
 
@@ -82,13 +99,27 @@ def _edits(log_probs: Tensor, frames: Tensor, phones: Tensor) -> Edits:
         torch.cat([to_blank[1:, :, 1:], to_blank[1:]], 2),
         torch.cat([to_label[1:, :, 1:], to_label[1:]], 2),
     )
-    left = torch.cat([behind[:, :-1], behind], 1)[..., None] == classes  # no path from a label to its like
-    right = torch.cat([ahead[:, 1:], ahead], 1)[..., None] == classes
-    barred = torch.stack([left, right], 2).to(heard.dtype) * IMPOSSIBLE  # (B, 2 M + 1, 2, C)
-    rows = (torch.stack(stretch, -1), heard.transpose(0, 1)[:-1], barred.expand(emitted.shape[0] - 1, -1, -1, -1, -1))
-    found, _ = recur(_through, torch.full_like(barred, IMPOSSIBLE), rows)
-    best = found[:, :, 1]
+    # No path from a label to its like: (B, 2 M + 1, C).
+    from_like = (torch.cat([behind[:, :-1], behind], 1)[..., None] == classes).to(heard) * IMPOSSIBLE
+    to_like = (torch.cat([ahead[:, 1:], ahead], 1)[..., None] == classes).to(heard) * IMPOSSIBLE
 
+    def through(paths: Paths, frame: tuple[Tensor, ...]) -> tuple[Paths, Tensor]:
+        """One frame of every edit (B, 2 M + 1, C): paths that are in the new phone, and the best that has left it.
+
+        A scan must put something out; that is not used.
+        """
+        from_blank, from_label, to_blank, to_label, said = frame
+        inside, best = paths
+        entered = torch.maximum(from_blank, from_label + from_like)
+        inside = torch.maximum(inside, entered) + said
+        left = inside + torch.maximum(to_blank, to_label + to_like)
+        return (inside, torch.maximum(best, left)), said[0, 0, :1].clone()
+
+    nowhere = torch.full_like(from_like, IMPOSSIBLE)
+    rows = (*(part[..., None] for part in stretch), heard[:-1, :, None])
+    (_, best), _ = recur(through, (nowhere, nowhere.clone()), rows)
+
+    blanks = labels.shape[2]
     skipped = torch.where(behind[:, :-1] == ahead[:, 1:], IMPOSSIBLE, 0.0) + was_label[..., :-1]
     left_out = (torch.maximum(was_blank[..., :-1], skipped) + to_label[..., 1:]).amax(0)
     ended = order[:-1] == (count - 1)[:, None]  # without its last phone a text ends in the blank before it
@@ -96,38 +127,13 @@ def _edits(log_probs: Tensor, frames: Tensor, phones: Tensor) -> Edits:
     return Edits(own, best[:, : blanks - 1], left_out, best[:, blanks - 1 :])
 
 
-def _forward(state: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """One frame on: best paths (B, 2 M + 1) that end in each blank and each label."""
-    emitted, same = rows
-    blanks = same.shape[1] + 1
-    label = F.pad(state[:, blanks:], (1, 0), value=IMPOSSIBLE)  # label k - 1 at blank k
-    blank = torch.maximum(state[:, :blanks], label)
-    entered = torch.maximum(state[:, : blanks - 1], label[:, :-1] + same)
-    return torch.cat([blank, torch.maximum(state[:, blanks:], entered)], 1) + emitted, state.clone()
+def _from_before(states: Tensor) -> Tensor:
+    """Each state's place holds the one before."""
+    return F.pad(states[..., :-1], (1, 0), value=IMPOSSIBLE)
 
 
-def _backward(state: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """One frame back: put out the best paths from each state at this frame on; carried is what follows a state."""
-    emitted, same = rows
-    blanks = same.shape[1] + 1
-    onward = state + emitted
-    blank, label = onward[:, :blanks], F.pad(onward[:, blanks:], (0, 1), value=IMPOSSIBLE)
-    next_label = label[:, 1:] + F.pad(same[:, 1:], (0, 1))
-    left = torch.maximum(blank[:, 1:], next_label)
-    return torch.cat([torch.maximum(blank, label), torch.maximum(onward[:, blanks:], left)], 1), onward
-
-
-def _through(carry: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """One frame of every edit (B, 2 M + 1, 2, C): paths that are in the new phone, and the best that has left it.
-
-    A scan must put something out; that is not used.
-    """
-    stretch, heard, barred = rows
-    from_blank, from_label, to_blank, to_label = (stretch[..., part, None] for part in range(4))
-    entered = torch.maximum(from_blank, from_label + barred[:, :, 0])
-    inside = torch.maximum(carry[:, :, 0], entered) + heard[:, None]
-    left = inside + torch.maximum(to_blank, to_label + barred[:, :, 1])
-    return torch.stack([inside, torch.maximum(carry[:, :, 1], left)], 2), heard[0, :1].clone()
+def _from_behind(states: Tensor) -> Tensor:
+    return F.pad(states[..., 1:], (0, 1), value=IMPOSSIBLE)
 
 
 MARGINS = 5

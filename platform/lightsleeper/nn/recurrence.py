@@ -5,23 +5,28 @@ each length.
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
+from torch.utils._pytree import tree_map
 
-Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, Tensor]]
+Carry = TypeVar("Carry", Tensor, tuple[Tensor, Tensor])
+Out = TypeVar("Out", Tensor, tuple[Tensor, Tensor])
 
 
-def recur(step: Step, carry: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def recur(
+    step: Callable[[Carry, tuple[Tensor, ...]], tuple[Carry, Out]], carry: Carry, inputs: tuple[Tensor, ...]
+) -> tuple[Carry, Out]:
     """``carry, out = step(carry, rows)`` over the first axis of ``inputs``; the last carry and the stacked outputs.
 
-    ``step`` may use no tensor from outside, and its two results must not share memory.
+    Carry and output are a tensor or two. What ``step`` gives back must share no memory.
     """
     if torch.compiler.is_exporting():
         return scan(step, carry, inputs)
-    outputs = []
+    outputs: list[Any] = []
     for rows in zip(*inputs, strict=True):
         carry, output = step(carry, rows)
         outputs.append(output)
-    return carry, torch.stack(outputs)
+    return carry, tree_map(lambda *each: torch.stack(each), *outputs)
