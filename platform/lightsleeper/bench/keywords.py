@@ -20,6 +20,7 @@ from lightsleeper.deploy.cohort import Cohort
 from lightsleeper.deploy.detection import IMPOSSIBLE
 from lightsleeper.deploy.keyword_stream import KeywordEvent, KeywordStream, detect_stream, longest_s, same
 from lightsleeper.deploy.many_keywords import ManyKeywords
+from lightsleeper.deploy.onnx_graph import OnnxGraph
 from lightsleeper.deploy.runtime import Matcher
 from lightsleeper.errors import UserError
 
@@ -37,7 +38,9 @@ def run(args: Any, matcher: Matcher | ManyKeywords) -> dict[str, Any]:
     if not isinstance(matcher, ManyKeywords):
         raise UserError(f"{args.model} has no graphs for many keywords: export its run again.")
     repeats = args.repeats or (2 if args.quick else 5)
-    found: dict[str, Any] = {"conditions": conditions(threads, repeats=repeats, model=Path(args.model).name)}
+    runtime = "ONNX Runtime" if isinstance(matcher.encoder, OnnxGraph) else "PyTorch"  # of a run folder
+    known = {"repeats": repeats, "model": Path(args.model).name, "runtime": runtime}
+    found: dict[str, Any] = {"conditions": conditions(threads, **known)}
     print("keywords: " + ", ".join(f"{name} {value}" for name, value in found["conditions"].items()))
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "latency": lambda: latency(matcher, phrase_stream(20 if args.quick else 60), repeats),

@@ -153,7 +153,11 @@ def _asd(kinds: Kinds) -> None:
 def _typed(kinds: Kinds) -> None:
     builder = _add(kinds, "confusables", "the builder of keyword batches against the training it feeds")
     typed = _add(kinds, "keywords", "ten typed keywords in a stream against one; one threshold for all")
-    typed.add_argument("model", metavar="RUN|MODEL.onnx", help="a matcher of typed keywords")
+    typed.add_argument(
+        "model",
+        metavar="RUN|MODEL.onnx",
+        help="a matcher of typed keywords; MODEL.onnx is what ships, a run is slower PyTorch",
+    )
     typed.add_argument("--runs-dir", metavar="DIR", help="where runs lie; default $LIGHTSLEEPER_RUNS, else ./runs")
     typed.add_argument("--part", nargs="+", metavar="PART", help="latency, normalize, threshold; default all")
     for parser in (builder, typed):

@@ -21,25 +21,36 @@ _NEVER = -(1 << 56)  # as such a number: about -1e6 nats
 
 @dataclass(frozen=True)
 class Sought:
-    """Keywords as CTC states: phone, blank, phone, ... phone."""
+    """Keywords as CTC states one after the other: where a path may begin, then phone, blank, phone, ... phone."""
 
     states: NDArray[np.int64]
-    """(R, S) classes, 0 is the blank."""
+    """(S,) classes, 0 is the blank, also where paths begin."""
     skip: NDArray[np.int64]
-    """(R, S) 0 where a phone may follow the one before without a blank between, else `_NEVER`."""
+    """(S - 2,) of states from the third: 0 where a phone may follow the one before without a blank between, else
+    `_NEVER`."""
+    begin: NDArray[np.int64]
+    """(R,) where each keyword's paths begin."""
     last: NDArray[np.int64]
-    """(R,) the state of the last phone."""
+    """(R,) each keyword's last phone."""
+
+    @property
+    def phones(self) -> NDArray[np.int64]:
+        """(R,) how many each keyword has."""
+        return (self.last - self.begin + 1) // 2
 
     @classmethod
     def of(cls, phones: NDArray[np.integer]) -> "Sought":
         """Of phones (R, P), 0-padded, at least one a row."""
         counts = (phones > 0).sum(1)
-        phones = phones[:, : int(counts.max())]
-        states = np.zeros((len(phones), 2 * phones.shape[1] - 1), np.int64)
-        states[:, ::2] = phones
-        skip = np.full(states.shape, _NEVER)
-        skip[:, 2::2] = np.where(phones[:, 1:] != phones[:, :-1], 0, _NEVER)
-        return cls(states, skip, 2 * counts - 2)
+        last = np.cumsum(2 * counts) - 1
+        begin = last - 2 * counts + 1
+        states = np.zeros(last[-1] + 1, np.int64)
+        skip = np.full(len(states), _NEVER)
+        for row, count, first in zip(phones, counts, begin, strict=True):
+            own = slice(first + 1, first + 2 * count, 2)
+            states[own] = row[:count]
+            skip[own][1:] = np.where(row[1:count] != row[: count - 1], 0, _NEVER)
+        return cls(states, skip[2:], begin, last)
 
 
 def best_segments(
@@ -50,27 +61,28 @@ def best_segments(
     ``earliest`` (R,): frames that the first phone may not precede; None: 0. Of paths that are as good the one that
     begins first counts. A keyword with more phones than there are frames fits with -1e9 and gets all frames.
     """
-    earliest = np.zeros(len(sought.states), np.int64) if earliest is None else earliest
-    frames, (rows, states) = len(log_probs), sought.states.shape
+    rows = np.arange(len(sought.begin))
+    earliest = np.zeros(len(rows), np.int64) if earliest is None else earliest
+    frames = len(log_probs)
     cost = np.maximum(log_probs - log_probs.max(1, keepdims=True), _LOWEST) / _STEP
-    cost = np.rint(cost).astype(np.int64) << _PLACES
-    cost = cost[:, sought.states]  # (N, R, S)
-    # The best before each frame; two states more, for steps from nowhere.
-    paths = np.full((frames + 1, rows, states + 2), _NEVER)
-    time = np.arange(frames)[:, None]
-    paths[:-1, :, 1] = np.where(time >= earliest, frames - time, _NEVER)  # a path may begin here
-    skipped = np.empty((rows, states), np.int64)
-    for before, after, costs in zip(paths[:-1], paths[1:], cost, strict=True):
-        reached = after[:, 2:]  # by staying, advancing or skipping
-        np.maximum(before[:, 2:], before[:, 1:-1], out=reached)
-        np.add(before[:, :-2], sought.skip, out=skipped)
-        np.maximum(reached, skipped, out=reached)
-        reached += costs
-    ended = paths[1:, np.arange(rows), sought.last + 2]  # (N, R)
+    cost = (np.rint(cost).astype(np.int64) << _PLACES)[:, sought.states]  # (N, S)
+    time = np.arange(frames + 1)[:, None]
+    begins = np.where(time >= earliest, frames - time, _NEVER)  # (N+1, R)
+    paths = np.full((frames + 1, len(sought.states)), _NEVER)  # the best before each frame
+    paths[0, sought.begin] = begins[0]
+    skipped = np.empty(len(sought.skip), np.int64)
+    for before, after, costs, starts in zip(paths[:-1], paths[1:], cost, begins[1:], strict=True):
+        # By staying, advancing or skipping; what comes over a keyword's edge ends where its paths begin.
+        np.maximum(before[1:], before[:-1], out=after[1:])
+        np.add(before[:-2], sought.skip, out=skipped)
+        np.maximum(after[2:], skipped, out=after[2:])
+        after += costs
+        after[sought.begin] = starts
+    ended = paths[1:, sought.last]  # (N, R)
     end = (ended >> _PLACES).argmax(0)
-    best = ended[end, np.arange(rows)]
+    best = ended[end, rows]
     found = best > _NEVER // 2
     first, end = np.where(found, frames - (best & ((1 << _PLACES) - 1)), 0), np.where(found, end + 1, frames)
-    fit = np.where(found, (best >> _PLACES) * _STEP / (sought.last // 2 + 1), -1e9)
+    fit = np.where(found, (best >> _PLACES) * _STEP / sought.phones, -1e9)
     stretches = np.stack([np.maximum(first - MARGIN, 0), np.minimum(end + MARGIN, frames)], axis=1)
     return fit.astype(np.float32), stretches

@@ -31,10 +31,10 @@ def monotone_cuts(values: Tensor, frames: Tensor, counts: Tensor) -> Tensor:
         start = (time == 0) & (order[:, None] > 0)  # only the first phone may begin
         rows = values.masked_fill(start, IMPOSSIBLE).permute(2, 0, 1)  # (N, B, M)
         _, advanced = recur(_best, torch.zeros_like(rows[0]), (rows,))
-    last = (counts - 1).clamp_min(0)
+    last = (counts - 1).clamp_min(0)[:, None]
     inside = time[:, None] < frames  # (N, B)
-    _, owner = recur(_back, last, (advanced.flip(0), inside.flip(0)))
-    owner = torch.where(inside, owner.flip(0), values.shape[1])  # (N, B); padding belongs to nobody
+    _, owner = recur(_back, last, ((advanced & inside[..., None]).flip(0).to(last.dtype),))
+    owner = torch.where(inside, owner.flip(0)[..., 0], values.shape[1])  # (N, B); padding belongs to nobody
     edges = torch.arange(values.shape[1] + 1, device=values.device)
     cuts = (owner.T[:, None, :] < edges[:, None]).sum(-1)  # (B, M+1)
     return cuts * ((counts >= 1) & (counts <= frames))[:, None]
@@ -48,10 +48,8 @@ def _best(total: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
 
 
 def _back(phone: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """One frame back: the phone (B,) of this frame is put out, that of the frame before is carried on."""
-    advanced, inside = rows
-    came = advanced.gather(1, phone[:, None])[:, 0] & inside & (phone > 0)
-    return phone - came.to(phone.dtype), phone.clone()
+    """One frame back: the phone (B, 1) of this frame is put out, that of the frame before is carried on."""
+    return phone - rows[0].gather(1, phone), phone.clone()
 
 
 def runs(cuts: Tensor, frames: int) -> Tensor:

@@ -35,35 +35,32 @@ def keyword_score_static(log_probs: Tensor, phones: Tensor, counts: Tensor, fram
     """
     states = torch.stack([torch.zeros_like(phones), phones], dim=2).flatten(1)  # blank, phone, blank, phone, ...
     states = F.pad(states, (0, 1))  # (K, S)
-    emissions = log_probs.gather(2, states[:, None].expand(-1, log_probs.shape[1], -1)).transpose(0, 1)  # (N, K, S)
+    time = torch.arange(log_probs.shape[1] + 1, device=states.device)
+    length = torch.zeros_like(counts) + log_probs.shape[1] if frames is None else frames
+    inside = (time < length[:, None])[..., None]  # (K, N+1, 1)
+    # Behind its end a clip is silent, for one frame at least: every path then ends in the last blank.
+    silence = torch.where(torch.arange(log_probs.shape[2], device=states.device) == BLANK, 0.0, IMPOSSIBLE)
+    heard = torch.where(inside, F.pad(log_probs, (0, 0, 0, 1)), silence.to(log_probs))
+    emissions = heard.gather(2, states[:, None].expand(-1, heard.shape[1], -1)).transpose(0, 1)  # (N+1, K, S)
     place = torch.arange(states.shape[1], device=states.device)
     before = torch.cat([states[:, :2], states[:, :-2]], dim=1)
     # Skipping the blank between two phones is allowed unless they are equal.
     skip = torch.where((place % 2 == 1) & (place > 1) & (states != before), 0.0, IMPOSSIBLE)
     start = torch.where(place < 1, 0.0, IMPOSSIBLE).expand_as(skip).clone()  # before frame 0: all of it lies ahead
-    time = torch.arange(log_probs.shape[1], device=states.device)
-    length = torch.zeros_like(counts) + log_probs.shape[1] if frames is None else frames
-    inside = time < length[:, None]  # (K, N)
 
-    rows = (emissions, skip.expand_as(emissions), inside.T[:, :, None].expand_as(emissions))
-    alpha, _ = recur(_step, start, rows)
-    last = alpha.gather(1, torch.stack([2 * counts - 1, 2 * counts], dim=1))
-    best = (log_probs.amax(-1) * inside).sum(1)
-    return ((last.logsumexp(1) - best) / counts.clamp(min=1)).clamp(min=LOWEST)
+    def step(alpha: Tensor, frame: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """One frame of the forward recursion: log-probabilities (K, S) of all states, by staying, advancing, skipping.
 
+        A scan must put something out; that is not used.
+        """
+        one = F.pad(alpha[:, :-1], (1, 0), value=IMPOSSIBLE)
+        two = F.pad(alpha[:, :-2], (2, 0), value=IMPOSSIBLE) + skip
+        return torch.stack([alpha, one, two]).logsumexp(0) + frame[0], frame[0].clone()
 
-def _step(alpha: Tensor, rows: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """One frame of the forward recursion: log-probabilities (K, S) of all states, by staying, advancing or skipping.
-
-    Rows whose clip has ended keep theirs.
-    """
-    emission, skip, inside = rows
-    one = F.pad(alpha[:, :-1], (1, 0), value=IMPOSSIBLE)
-    two = F.pad(alpha[:, :-2], (2, 0), value=IMPOSSIBLE) + skip
-    best = torch.maximum(alpha, torch.maximum(one, two))
-    total = (alpha - best).exp() + (one - best).exp() + (two - best).exp()
-    alpha = torch.where(inside, best + total.log() + emission, alpha)
-    return alpha, alpha.sum()[None]  # a scan must put something out; the sum is not used
+    alpha, _ = recur(step, start, (emissions,))
+    likelihood = alpha.gather(1, 2 * counts[:, None])[:, 0]
+    best = heard.amax(-1).sum(1)
+    return ((likelihood - best) / counts.clamp(min=1)).clamp(min=LOWEST)
 
 
 def greedy_phones(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:

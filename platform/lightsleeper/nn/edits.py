@@ -113,7 +113,7 @@ def _edits(log_probs: Tensor, frames: Tensor, phones: Tensor) -> Edits:
         entered = torch.maximum(from_blank, from_label + from_like)
         inside = torch.maximum(inside, entered) + said
         left = inside + torch.maximum(to_blank, to_label + to_like)
-        return (inside, torch.maximum(best, left)), said[0, 0, :1].clone()
+        return (inside, torch.maximum(best, left)), said.clone()
 
     nowhere = torch.full_like(from_like, IMPOSSIBLE)
     rows = (*(part[..., None] for part in stretch), heard[:-1, :, None])
