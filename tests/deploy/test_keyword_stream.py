@@ -99,6 +99,26 @@ def test_one_of_several_pronunciations_is_enough_and_is_named(matcher: ManyKeywo
     assert listening.enrolled.keywords[event.row].said == LIGHT
 
 
+def test_a_stretch_is_looked_at_once_and_one_nearby_is_the_same(matcher: ManyKeywords) -> None:
+    listening, frame = stream(matcher, typed("go", GO)), 640
+    place, fit = np.array([[6400, 19_200]]), np.zeros(1, np.float32)
+    assert listening._next(fit, place, frame).tolist() == [0]
+    assert listening._next(fit, place + 2 * frame, frame).tolist() == []
+    assert listening._next(fit, place + 3 * frame, frame).tolist() == [0]
+
+
+@pytest.mark.parametrize("token", ["phone", "word"])
+def test_rows_alone_score_as_among_all(token: str) -> None:
+    """Texts are then no longer than the longest of those rows."""
+    many = TorchModel(KeywordDSP(encoder=TINY_ENCODER, token=token, dim=8).eval()).many()  # type: ignore[arg-type]
+    assert many is not None
+    enrolled = many.enroll([typed("stop", STOP), typed("go", GO), typed("long", " ".join([LIGHT, STOP, LIGHT]))])
+    frames = many.encode(sentence())
+    every = many.match(frames, enrolled)["score"]
+    for rows in ([0], [1, 0], [2, 1]):
+        np.testing.assert_allclose(many.match(frames, enrolled, rows=np.array(rows))["score"], every[rows], atol=1e-4)
+
+
 def test_long_keywords_get_a_longer_window(matcher: ManyKeywords) -> None:
     long = " ".join(["S T AA P G OW"] * 5)
     assert stream(matcher, typed("go", GO)).window == 2 * RATE

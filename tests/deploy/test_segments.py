@@ -28,10 +28,12 @@ def exhaustive(log_probs: np.ndarray, phones: list[int]) -> float:
 def test_the_fit_is_that_of_an_exhaustive_search(seed: int, phones: list[int]) -> None:
     log_probs = np.random.default_rng(seed).standard_normal((5, 3)).astype(np.float32)
     table = np.zeros((2, 6), int)
-    table[0, : len(phones)] = phones
-    table[1, :2] = 1, 2  # a neighbour of another length changes nothing
-    fit, _ = best_segments(log_probs, Sought.of(table))
-    assert fit[0] * len(phones) == pytest.approx(exhaustive(log_probs, phones), abs=1e-4)
+    for row in (0, 1):  # a neighbour of another length, behind or before, changes nothing
+        table[row, : len(phones)] = phones
+        table[1 - row] = [1, 2, 0, 0, 0, 0]
+        fit, _ = best_segments(log_probs, Sought.of(table))
+        assert fit[row] * len(phones) == pytest.approx(exhaustive(log_probs, phones), abs=1e-4)
+        table[:] = 0
 
 
 def heard(*frames: int) -> np.ndarray:

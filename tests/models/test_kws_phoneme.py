@@ -114,6 +114,21 @@ def test_the_exported_graphs_equal_the_batched_score(options: dict[str, Any]) ->
         assert found["cuts"][0, : count + 1].tolist() == model.locate(batch)[0].tolist()
 
 
+def test_a_score_that_counts_nothing_is_not_part_of_the_graphs() -> None:
+    model = _model(verifier="edits", fused_weights={"verifier": 1, "ctc": 3}).eval()
+    main = model.export_spec()[0]
+    assert main.outputs == ["score", "verifier", "ctc", "cuts"]
+    inputs = main.sample(0)
+    found = dict(zip(main.outputs, main.module(*inputs.values()), strict=True))
+    batch = {
+        "audio": inputs["audio"],
+        "audio_lengths": torch.tensor([inputs["audio"].shape[1]]),
+        "phones": inputs["phones"][:, : int(inputs["phone_count"])],
+    }
+    torch.testing.assert_close(found["score"], model.score(batch)["shipped"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["score"], 0.25 * found["verifier"] + 0.75 * found["ctc"])
+
+
 @pytest.mark.parametrize("verifier", ["edits", "aligned"])
 def test_a_keyword_in_a_row_of_many_scores_as_it_does_alone(verifier: str) -> None:
     model = _model(verifier=verifier).eval()

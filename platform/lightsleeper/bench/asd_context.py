@@ -138,10 +138,9 @@ def report(result: dict[str, Any]) -> Iterator[str]:
     grid, gru = cells(rows), of_arm(rows, "gru")
     seeds = sorted({seed for by in grid.values() for seed in by})
     yield f"context: {len(rows)} trainings, seeds {', '.join(map(str, result['seeds']))}; test mAP"
-    for seed in seeds[:1]:  # the others lack points: their means would not compare within a row
-        yield from _table(
-            f"transformer of one layer, seed {seed}", {at: by[seed] for at, by in grid.items() if seed in by}
-        )
+    if seeds:  # the others lack points: their means would not compare within a row
+        first = {at: by[seeds[0]] for at, by in grid.items() if seeds[0] in by}
+        yield from _table(f"transformer of one layer, seed {seeds[0]}", first)
     if len(seeds) > 1:
         every = {at: mean(by.values()) for at, by in grid.items() if len(by) == len(seeds)}
         yield from _table(f"transformer of one layer, mean over seeds {', '.join(map(str, seeds))}", every)
@@ -154,7 +153,7 @@ def report(result: dict[str, Any]) -> Iterator[str]:
         past = meets(grid, gru, future)
         found = "below the GRU" if past is None else f"at or above the GRU from past {past} on"
         compared = min(len(by.keys() & gru.keys()) for at, by in grid.items() if at[1] == future)
-        yield f"  future {future}: {found}, {compared} {'seed' if compared == 1 else 'seeds'}"
+        yield f"  future {future}: {found}, {_counted(compared)}"
     yield from _sides(grid)
     yield from _order(rows, grid)
 
@@ -180,7 +179,12 @@ def _sides(grid: Cells) -> Iterator[str]:
         difference = gain(grid[least], grid[far]) if least in grid and far in grid else None
         if difference is not None:
             moved, spread, seeds = difference
-            yield f"  {name} from {least} to {far}: {moved:+.4f} +- {spread:.4f} over {seeds} seeds"
+            around = f" +- {spread:.4f}" if seeds > 1 else ""
+            yield f"  {name} from {least} to {far}: {moved:+.4f}{around} over {_counted(seeds)}"
+
+
+def _counted(seeds: int) -> str:
+    return f"{seeds} seed" + ("" if seeds == 1 else "s")
 
 
 def _order(rows: Sequence[Row], grid: Cells) -> Iterator[str]:

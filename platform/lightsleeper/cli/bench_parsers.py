@@ -102,9 +102,7 @@ def _methods(kinds: Kinds) -> None:
 def _wakeword(kinds: Kinds) -> None:
     parser = _add(kinds, "wakeword", "wake words: speed of all families, accuracy, recordings of people")
     _part(parser, "speed", "accuracy", "people")
-    _trainings(
-        parser, "GROUP", GROUPS, "accuracy", "accuracy: ", "accuracy, people: ", "; speed: the models"
-    )  # fmt: skip
+    _trainings(parser, "GROUP", GROUPS, "accuracy", "accuracy: ", "accuracy, people: ", "; speed: the models")
     parser.add_argument("--engine", metavar="PYTHON", help="a Python that has pvporcupine, to compare with")
     parser.add_argument("--repeats", type=positive, metavar="R", help="speed: timed rounds")
 

@@ -58,8 +58,7 @@ def open_stream(path: Path, threads: int = 1, threshold: float = float("nan")) -
     """An exported detector: ONNX, or LiteRT with a ``threshold`` of its own, nan: none.
 
     A file that takes features is put behind the front end of ``model.json`` beside it, which runs in torch: ``threads``
-    are then torch's, of the whole process. Raises UserError as `OnnxStream`
-    and `open_fronted`.
+    are then torch's, of the whole process. Raises UserError as `OnnxStream` and `open_fronted`.
     """
     if path.suffix == ".onnx" and "features" not in OnnxGraph(path).inputs:
         return OnnxStream(path, threads)

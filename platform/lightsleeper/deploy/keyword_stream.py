@@ -24,9 +24,8 @@ from lightsleeper.errors import UserError
 WINDOW_S, HOP_S = 2.0, 0.24
 SLOW_PHONE_S, AROUND_S = 0.14, 0.3  # a slow speaker's phone (7 a second), and what is kept around a keyword
 LEAST_FIT = -4.0
-"""Log-probability a phone below which a stretch is not looked at. Of 108 keywords in 20 minutes of validation phrases
-as many are found as with -5 (91), with -3 one less; of 500 digits by two people 142 in place of 143, with -3 138.
-"""
+"""Log-probability a phone below which a stretch is not looked at: with -5 hardly more keywords are found
+(docs/results.md)."""
 LOOKED = 2  # frames: nearer stretches of a keyword are one, of which the first is looked at
 SAME = 0.5  # of the stretch that two keywords cover: more in common, and only the better one was said
 

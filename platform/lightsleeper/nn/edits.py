@@ -68,10 +68,8 @@ def _edits(log_probs: Tensor, frames: Tensor, phones: Tensor) -> Edits:
         blank, label = paths
         came = _from_before(label)
         entered = torch.maximum(blank, came + follows)
-        return (torch.maximum(blank, came) + silent, torch.maximum(label, entered) + said), (
-            blank.clone(),
-            label.clone(),
-        )
+        onward = torch.maximum(blank, came) + silent, torch.maximum(label, entered) + said
+        return onward, (blank.clone(), label.clone())
 
     def backward(paths: Paths, frame: tuple[Tensor, ...]) -> tuple[Paths, Paths]:
         """One frame back: put out the best paths from each state at this frame on; carried is what follows a state."""
