@@ -1,6 +1,7 @@
 """Likelihoods of choices: shared contexts and batches change nothing but the time."""
 
 from collections.abc import Callable
+from functools import wraps
 
 import pytest
 import tiny_transformers as tiny
@@ -82,12 +83,12 @@ def test_a_context_is_read_once_for_all_its_choices(monkeypatch: pytest.MonkeyPa
     net, read = tiny.llama(), []
     forward = net.forward
 
+    @wraps(forward)  # its arguments are looked at
     def counted(input_ids: torch.Tensor, **options: object) -> object:
         read.append(input_ids.numel())
         return forward(input_ids, **options)
 
     monkeypatch.setattr(net, "forward", counted)
-    monkeypatch.setattr("lightsleeper.models.hub.takes", lambda network, argument: True)
     item = Item(" ".join(["7"] * 20), (" 1 2", " 3 4", " 5 6", " 8 9"), 0, "")
     (batch,) = ChoiceRows([item], Digits()).loader(1)  # type: ignore[arg-type]
     with torch.no_grad():

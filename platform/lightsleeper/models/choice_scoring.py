@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicCache
 from lightsleeper.models import hub
 
 IGNORED = -100  # a target that is not scored
+CACHES = ("cache", "past_key_values")  # what networks call it, from transformers 5.24 on and before
 
 
 def log_likelihoods(net: nn.Module, batch: Mapping[str, Tensor], share: bool = True) -> Tensor:
@@ -23,8 +24,9 @@ def log_likelihoods(net: nn.Module, batch: Mapping[str, Tensor], share: bool = T
     values; what they find differs by rounding.
     """
     logits = None
-    if share and batch["prefix"].shape[1] and hub.takes(net, "past_key_values"):
-        logits = _with_shared_context(net, batch)
+    name = next((name for name in CACHES if hub.takes(net, name)), None)
+    if share and batch["prefix"].shape[1] and name is not None:
+        logits = _with_shared_context(net, batch, name)
     if logits is None:
         logits = _each_by_itself(net, batch)
     losses = F.cross_entropy(logits.float().mT, batch["targets"], ignore_index=IGNORED, reduction="none")
@@ -36,14 +38,16 @@ def scored_tokens(batch: Mapping[str, Tensor]) -> Tensor:
     return (batch["targets"] != IGNORED).sum(1)
 
 
-def _with_shared_context(net: nn.Module, batch: Mapping[str, Tensor]) -> Tensor | None:
-    """Logits (R, T, vocabulary); None where the network's cache cannot be handed to several rows."""
+def _with_shared_context(net: nn.Module, batch: Mapping[str, Tensor], name: str) -> Tensor | None:
+    """Logits (R, T, vocabulary), the cache an argument and an output of this ``name``; None where it cannot be handed
+    to several rows."""
     prefix, lengths, item = batch["prefix"], batch["prefix_lengths"], batch["item"]
     width = prefix.shape[1]
     mask = torch.arange(width, device=prefix.device) >= width - lengths[:, None]  # padded on the left
     positions = mask.cumsum(1).sub(1).clamp_min(0)
     last = {"logits_to_keep": 1} if hub.takes(net, "logits_to_keep") else {}
-    cache = net(prefix, attention_mask=mask.long(), use_cache=True, **_places(net, positions), **last).past_key_values
+    read = net(prefix, attention_mask=mask.long(), use_cache=True, **_places(net, positions), **last)
+    cache = getattr(read, name)
     if not _of_keys_and_values(cache):
         return None
     cache.batch_select_indices(item)
@@ -52,7 +56,7 @@ def _with_shared_context(net: nn.Module, batch: Mapping[str, Tensor]) -> Tensor 
     steps = torch.arange(tails.shape[1], device=tails.device).minimum(batch["tail_lengths"][:, None] - 1)
     seen = torch.cat([mask[item], torch.ones_like(tails, dtype=torch.bool)], 1).long()
     places = _places(net, lengths[item][:, None] + steps)
-    return net(tails, attention_mask=seen, past_key_values=cache, use_cache=True, **places).logits
+    return net(tails, attention_mask=seen, use_cache=True, **{name: cache}, **places).logits
 
 
 def _places(net: nn.Module, positions: Tensor) -> dict[str, Tensor]:
