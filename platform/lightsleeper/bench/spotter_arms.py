@@ -53,6 +53,12 @@ GROUPS = {
             (("ungated", "gated"), ("small_48", "gated"), ("small_32", "gated"), ("small_48", "ungated")),
         ),
         Group(
+            "content",
+            "gates skip more where nobody speaks once they have heard as much of that as of speech",
+            (GATED, _gated("gated_quiet", "gated, half of the clips without speech", "--data.noise_share=0.5")),
+            (("gated", "gated_quiet"),),
+        ),
+        Group(
             "penalty",
             "what the weight of open gates trades",
             (
