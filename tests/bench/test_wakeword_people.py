@@ -201,7 +201,8 @@ def test_a_second_call_trains_nothing_again(tmp_path: Path, engine: str, monkeyp
     assert ours["hours_people"] == pytest.approx((10 * 1.5 + 10 * 0.9) / 3600, rel=0.1)
     assert ours["hours"] == pytest.approx(ours["hours_people"] + 0.1, rel=0.01)
     runs = set((tmp_path / "out" / "runs").glob("*/*"))
-    assert len(runs) == 3
+    assert len(runs) == 4
+    assert found["systems"]["synthesis with phones"]["frr"]["n"] == 10
     again = people.run(tmp_path / "out", quick=True, collect=True)["phrases"]["jarvis"]
     assert again["systems"]["people"] == ours
     assert set((tmp_path / "out" / "runs").glob("*/*")) == runs

@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightsleeper.deploy.benchmark import latencies
+from lightsleeper.deploy.benchmark import latencies, size_of
 from lightsleeper.deploy.export import export
 from lightsleeper.deploy.finalize import finalize, load_model, save_model
 from lightsleeper.deploy.runtime import OnnxGraph
 from lightsleeper.models.kws_encoder import sample_audio
 from lightsleeper.models.wakeword import WakeWord
+from lightsleeper.nn.phone_head import phone_loss, phone_targets
 from lightsleeper_callbacks.edkm import EDKMClustering
 from lightsleeper_callbacks.fold import FoldOnExport
 from lightsleeper_callbacks.foldable import folds, put
@@ -250,6 +251,67 @@ def test_whatever_the_branches_are_the_same_network_ships(how: dict):
     assert shapes[0] == shapes[1]
 
 
+PHONES = {"phone_weight": 1.0, "phone_block": 1}
+
+
+def phone_batch(model: WakeWord, hops: int = 30) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {
+        "audio": noise(0, hops, model).repeat(2, 1),
+        "keyword": torch.tensor([0, 1]),
+        "begin_s": torch.tensor([float("nan"), 0.1]),
+        "end_s": torch.tensor([float("nan"), 0.4]),
+        "phones": torch.randint(0, 40, (2, 2 * hops)),
+    }
+
+
+@pytest.mark.parametrize("name", ["cnn", "repcnn"])
+def test_phones_teach_the_layers_before_their_head_and_no_other(name: str):
+    model = make(name, shake=False, **PHONES, gain_db=None)
+    model.log = lambda *_, **__: None  # type: ignore[method-assign]
+    batch = phone_batch(model)
+    plain = make(name, shake=False, gain_db=None)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    outputs, only = model.outputs(batch["audio"]), plain.outputs(batch["audio"])
+    assert torch.equal(outputs[:, :1], only)
+    times = model.times(outputs.shape[2])
+    loss, without = model.loss(outputs, times, batch), plain.loss(only, times, batch)
+    targets = phone_targets(times, batch["phones"])
+    assert float(loss.detach()) == pytest.approx(float(without + phone_loss(outputs[:, 1:], targets)))
+    phone_loss(outputs[:, 1:], targets).backward()
+    taught = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()}
+    front = len(model.chain.layers) - 2 - 4  # before the second of two blocks
+    layers = {int(name.split(".")[2]) for name in taught if name.startswith("chain")}
+    assert max(layers) == front - 2  # a ReLU follows
+    assert {"phone_head.weight", "phone_head.bias"} <= taught
+
+
+def test_a_network_that_learned_phones_ships_without_their_head(tmp_path):
+    model, plain = make("repcnn", **PHONES), make("repcnn")
+    plain.load_state_dict(model.state_dict(), strict=False)
+    audio = noise(0, 40, model)
+    assert torch.equal(model(audio), plain(audio))
+    save_model(model, tmp_path / "whole", {})
+    assert load_model(tmp_path / "whole").phone_head is not None
+    final, _ = finalize(model, {"fold": FoldOnExport()})
+    final.rebuild(list)
+    save_model(final, tmp_path / "final", {})
+    again = load_model(tmp_path / "final")
+    assert again.architecture()["phone_weight"] == 0
+    assert not [name for name in again.state_dict() if "phone" in name]
+    assert (again(audio) - plain(audio)).abs().max() <= SINGLE
+    assert size_of(again) == size_of(finalize(plain, {"fold": FoldOnExport()})[0])
+    assert model.phone_head is not None
+
+
+def test_the_phone_head_is_neither_pruned_nor_clustered(tmp_path):
+    for callback in (PDPMasking(sparsity=0.5, start=0.0, end=0.5), EDKMClustering(bits=4)):
+        model = make("cnn", shake=False, **PHONES)
+        callback.prepare(model)
+        assert model.phone_head is not None
+        assert dict(model.phone_head.named_parameters()).keys() == {"weight", "bias"}
+
+
 @pytest.mark.slow
 def test_a_dnn_hmm_goes_on_learning_end_to_end(tmp_path):
     more = {"training": "end_to_end", "frames_first": 0.5, "lr": 1e-2, "warmup_steps": 5, "fa_per_hour": 60.0}
@@ -298,6 +360,8 @@ def test_compression_works_on_it(callbacks: dict, tmp_path):
         ("cnn", {"n_mels": 1}, "n_mels must be 2 or more"),
         ("cnn", {"kernels": []}, "kernels must be numbers of taps"),
         ("cnn", {"dilations": [1]}, "dilations must be 2 numbers"),
+        ("cnn", {"phone_weight": 1.0, "phone_block": 3}, "phone_block must be a block from 1 to 2"),
+        ("cnn", {"phone_weight": -1.0}, "phone_weight must be 0 or more"),
         ("cnn", {"branches": -1}, "branches must be 0 or more"),
         ("cnn", {"gain_db": (10.0, -40.0)}, "lowest and a highest gain"),
         ("cnn", {"fa_per_hour": 0.0}, "fa_per_hour must be above 0"),

@@ -38,6 +38,7 @@ def _chain(name: str, label: str, training: str) -> Arm:
 
 
 PLAIN = _cnn("plain", "plain CNN", "--model.branches=0")
+PLAIN_PHONES = _cnn("plain_phones", "plain CNN, phones too", "--model.branches=0", "--model.phone_weight=1.0")
 REPCNN = _cnn("repcnn", "RepCNN, 4 branches", "--model.branches=4")
 HEIMDAL = _heimdal("heimdal", "HEiMDaL, labels C2 (coverage), offset weight 0.1")
 BCRESNET = Arm("bcresnet_1", "wakeword_bcresnet", ("--model.tau=1.0",), "BC-ResNet, tau 1")
@@ -70,6 +71,12 @@ GROUPS = {
             "RepCNN is as accurate as BC-ResNet; time and memory are in --part speed",
             (REPCNN, BCRESNET),
             (("bcresnet_1", "repcnn"),),
+        ),
+        Group(
+            "phones",
+            "the phones as a second thing to learn (ours) leave fewer keywords missed",
+            (PLAIN, PLAIN_PHONES),
+            (("plain", "plain_phones"),),
         ),
         Group(
             "narrow",

@@ -2,8 +2,9 @@
 
 Five folds over all recordings of a phrase: each is tested once, by a network that never heard it. Negatives are the
 fold's other recordings and an hour of synthesised speech, noise and music of its own: no audio counts twice. The
-network that learned from synthesis alone is tested on all of it. With ``--engine`` an engine hears the same samples,
-and the two are paired recording by recording. Every training is a run below ``--out``; a second call goes on.
+networks that learned from synthesis alone, with the phones as a second thing to learn and without, are tested on all of
+it. With ``--engine`` an engine hears the same samples, and the two are paired recording by recording. Every training is
+a run below ``--out``; a second call goes on.
 
 The recordings name no speakers, so folds divide recordings: somebody who spoke twice may be on both sides.
 """
@@ -54,10 +55,17 @@ class Job:
     phrase: str
     fold: int | None
     """None: synthesis alone."""
+    phones: bool = False
+    """Whether the phones are a second thing to learn."""
+
+    @property
+    def source(self) -> str:
+        """Which of SOURCES."""
+        return SOURCES[0 if self.fold is not None else 2 if self.phones else 1]
 
     @property
     def name(self) -> str:
-        source = "synthesis" if self.fold is None else f"people-{self.fold}"
+        source = self.source.replace(" ", "_") if self.fold is None else f"people-{self.fold}"
         return f"{self.phrase.replace(' ', '_')}-{source}"
 
 
@@ -71,7 +79,7 @@ def run(
     torch.set_num_threads(threads)
     results = {}
     for phrase in PHRASES[:1] if quick else PHRASES:
-        jobs = [Job(phrase, fold) for fold in range(folds)] + [Job(phrase, None)]
+        jobs = [Job(phrase, fold) for fold in range(folds)] + [Job(phrase, None, phones) for phones in (True, False)]
         found = [verdicts(job, folder, out, folds, threads, engine, quick, collect) for job in jobs]
         if rows := [row for row in found if row is not None]:
             results[phrase] = summary(rows, engine is not None)
@@ -128,6 +136,7 @@ def engine_verdicts(given: recipe.Recipe, job: Job, out: Path, engine: str) -> d
 
 def overrides(job: Job, folder: Path, folds: int) -> list[str]:
     source = ["--data.evaluate_only=true"] if job.fold is None else [f"--data.fold={job.fold}"]
+    source += ["--model.phone_weight=1.0"] if job.phones else []
     return [
         f"--data.phrase={job.phrase}", f"--data.path={folder / 'wake_words'}", f"--data.folds={folds}",
         f'--data.negatives=["{folder / "coffee_orders"}"]', f"--data.test_hours={folds}",

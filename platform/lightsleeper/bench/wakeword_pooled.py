@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lightsleeper.bench.wakeword_verdicts import Heard, false_alarms
 from lightsleeper.metrics.exact import mcnemar, rate, rate_bound, share
 
-SOURCES = ("people", "synthesis")
+SOURCES = ("people", "synthesis", "synthesis with phones")
 PEOPLE = "recordings"  # negative streams of people are called so
 SENSITIVITIES = (0.5, 1.0)  # the engine's default and its highest
 Counts = tuple[dict[str, bool], dict[str, int], dict[str, float]]
@@ -23,7 +23,7 @@ def summary(rows: Sequence[Mapping[str, Any]], with_engine: bool) -> dict[str, A
     systems = {f"engine at {value:g}": counted(*found) for value, found in engines.items()}
     tests = []
     for source in SOURCES:
-        members = [row for row in rows if (row["job"].fold is None) == (source == "synthesis")]
+        members = [row for row in rows if row["job"].source == source]
         if not members:
             continue
         heard = [row["heard"] for row in members]
