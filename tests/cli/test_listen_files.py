@@ -81,17 +81,20 @@ def test_a_file_that_is_not_there_is_named(cli, tmp_path: Path):
 @pytest.mark.slow
 def test_a_litert_file_hears_with_the_threshold_of_its_record(tmp_path: Path):
     pytest.importorskip("litert_torch")
+    import dataclasses
     import json
 
     from lightsleeper.files import sha256
+    from lightsleeper.tracking.record import Record
 
     written, (entry,) = exported("repcnn", "litert_int8")
     folder = tmp_path / "export"
     save_model(make("repcnn"), folder, {})
     (folder / "model_int8.tflite").write_bytes((written / entry["path"]).read_bytes())
     assert np.isnan(recorded_threshold(folder / "model_int8.tflite"))
-    record = {"version": 1, "artifacts": [{"sha256": sha256(folder / "model_int8.tflite"), **entry}]}
-    (tmp_path / "record.json").write_text(json.dumps(record))
+    record = Record("run", "wakeword", "WakeWordCNN", 0, "g", "h", {}, {}, status="finished")
+    record.artifacts = [{"sha256": sha256(folder / "model_int8.tflite"), **entry}]
+    (tmp_path / "record.json").write_text(json.dumps(dataclasses.asdict(record)))
     file = open_detector(folder / "model_int8.tflite", "it")
     assert float(file.metadata["threshold"]) == entry["threshold"]["value"]
     audio = torch.cat([batch["audio"] for batch in stream(0, 5)], 1)[0].numpy()

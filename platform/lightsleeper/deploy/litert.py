@@ -13,6 +13,7 @@ each call's extremes, and a call here is 20 ms: most of the range would be cut o
 import copy
 import importlib
 import io
+import math
 import os
 import tempfile
 import time
@@ -32,7 +33,7 @@ from lightsleeper.deploy.detector import Frames
 from lightsleeper.errors import UserError
 from lightsleeper.files import replacing
 from lightsleeper.models.wakeword import WakeWord
-from lightsleeper.nn.causal import Causal, Chain
+from lightsleeper.nn.causal import Chain
 
 SUFFIX = ".tflite"
 SIGNATURE = "serving_default"
@@ -50,27 +51,14 @@ class Hop(nn.Module):
         head = max(place for place, layer in enumerate(layers) if any(True for _ in layer.parameters()))
         self.tail = _Tail(layers[head:], model.read)
         self.network.layers = nn.ModuleList(layers[:head])
-        self.sizes: list[int] = []
-        self._kept: list[Tensor] = []
-        for layer in self.network.modules():
-            if _keeps(layer):
-                self._bind(layer, len(self.sizes))
-                self.sizes.append(layer.state_size)  # type: ignore[arg-type]
-
-    def _bind(self, layer: Any, place: int) -> None:
-        """Let ``layer`` take its state from our inputs: of one flat state, all parts would share a scale."""
-        stream = layer.stream
-
-        def own(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            y, self._kept[place] = stream(x, self._kept[place])
-            return y, state
-
-        layer.stream = own
+        self.shapes = self.network.pieces
+        self.sizes = [math.prod(shape) for shape in self.shapes]
 
     def forward(self, features: Tensor, *kept: Tensor) -> tuple[Tensor, ...]:
-        self._kept = list(kept)
-        outputs, _ = self.network.stream(features, features.new_zeros(1, self.network.state_size))
-        return (*self.tail(outputs), *self._kept)
+        # One input a piece: of one flat state, all parts would share a scale.
+        pieces = [state.unflatten(1, shape) for state, shape in zip(kept, self.shapes, strict=True)]
+        outputs, pieces = self.network.step(features, pieces)
+        return (*self.tail(outputs), *(piece.flatten(1) for piece in pieces))
 
 
 class _Tail(nn.Module):
@@ -83,16 +71,6 @@ class _Tail(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         score, start = self.read(self.layers(x))
         return (score,) if start is None else (score, start)
-
-
-def _keeps(layer: nn.Module) -> bool:
-    """Whether a layer has a state that is no other layer's."""
-    inner = (part for part in layer.modules() if part is not layer)
-    return (
-        isinstance(layer, Causal)
-        and layer.state_size > 0
-        and not any(isinstance(part, Causal) and part.state_size for part in inner)
-    )
 
 
 def need_packages() -> None:
