@@ -1,4 +1,4 @@
-"""int8 LiteRT: needs litert-torch (the litert extra); what LiteRT Micro would do, where tflite-micro is installed."""
+"""int8 LiteRT: needs litert-torch (docs/small_devices.md); what LiteRT Micro would do, where tflite-micro is there."""
 
 from pathlib import Path
 

@@ -188,7 +188,7 @@ def test_without_streams_nothing_is_quantized(tmp_path):
 
 def test_a_missing_package_is_named_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr("lightsleeper.deploy.litert.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package litert_torch: install lightsleeper\\[litert\\]"):
+    with pytest.raises(UserError, match="needs the package litert_torch: see docs/small_devices.md"):
         export(make("cnn"), tmp_path, ["onnx_int8", "litert_int8"], 2, streams())
     assert not list(tmp_path.iterdir())
 

@@ -77,7 +77,7 @@ def need_packages() -> None:
     """Raise UserError without the packages that write a file."""
     for name in ("litert_torch", "ai_edge_quantizer"):
         if find_spec(name) is None:
-            raise UserError(f"format litert_int8 needs the package {name}: install lightsleeper[litert].")
+            raise UserError(f"format litert_int8 needs the package {name}: see docs/small_devices.md.")
 
 
 def write_litert(

@@ -35,6 +35,6 @@ def _litert(path: Path, outputs: int) -> LiteRTNetwork:
     try:
         return LiteRTNetwork(path, outputs)
     except ImportError as error:
-        raise UserError(f"{path} needs the package ai-edge-litert: install lightsleeper[litert].") from error
+        raise UserError(f"{path} needs the package ai-edge-litert: see docs/small_devices.md.") from error
     except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is no file of format litert_int8: {' '.join(str(error).split())[:200]}") from error
