@@ -40,6 +40,7 @@ def _chain(name: str, label: str, training: str) -> Arm:
 PLAIN = _cnn("plain", "plain CNN", "--model.branches=0")
 PLAIN_PHONES = _cnn("plain_phones", "plain CNN, phones too", "--model.branches=0", "--model.phone_weight=1.0")
 REPCNN = _cnn("repcnn", "RepCNN, 4 branches", "--model.branches=4")
+REPCNN_PHONES = _cnn("repcnn_phones", "RepCNN, phones too", "--model.branches=4", "--model.phone_weight=1.0")
 HEIMDAL = _heimdal("heimdal", "HEiMDaL, labels C2 (coverage), offset weight 0.1")
 BCRESNET = Arm("bcresnet_1", "wakeword_bcresnet", ("--model.tau=1.0",), "BC-ResNet, tau 1")
 
@@ -77,6 +78,12 @@ GROUPS = {
             "the phones as a second thing to learn (ours) leave fewer keywords missed",
             (PLAIN, PLAIN_PHONES),
             (("plain", "plain_phones"),),
+        ),
+        Group(
+            "branches_phones",
+            "the claim of branches again, where both networks learn the phones too",
+            (PLAIN_PHONES, REPCNN_PHONES),
+            (("plain_phones", "repcnn_phones"),),
         ),
         Group(
             "narrow",

@@ -12,7 +12,8 @@ METHODS = {
     "sweep": "the local engine: two workers against one, and what lies between the trials",
     "fold": "re-parameterisation: latency, activation bytes and equality, folded against branched and plain",
 }
-GROUPS = ("branches", "localisation", "bcresnet", "phones", "narrow", "ablation", "labels")  # of bench/wakeword_arms.py
+# Of bench/wakeword_arms.py.
+GROUPS = ("branches", "localisation", "bcresnet", "phones", "branches_phones", "narrow", "ablation", "labels")
 SPOTTER_GROUPS = ("gates", "content", "penalty", "encoder")  # of bench/spotter_arms.py
 PHONEME_ARMS = ("published", "edits", "aligned", "dsp", "unconfused", "cmcd")  # of bench/phoneme_arms.py
 ASD_GROUPS = ("grid", "baselines", "whole", "flexible")  # of bench/asd_context.py
