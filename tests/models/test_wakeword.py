@@ -265,24 +265,26 @@ def phone_batch(model: WakeWord, hops: int = 30) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", ["cnn", "repcnn"])
+@pytest.mark.parametrize("name", ["cnn", "repcnn", "heimdal"])
 def test_phones_teach_the_layers_before_their_head_and_no_other(name: str):
     model = make(name, shake=False, **PHONES, gain_db=None)
     model.log = lambda *_, **__: None  # type: ignore[method-assign]
     batch = phone_batch(model)
     plain = make(name, shake=False, gain_db=None)
+    plain.log = model.log  # type: ignore[method-assign]
     plain.load_state_dict(model.state_dict(), strict=False)
     outputs, only = model.outputs(batch["audio"]), plain.outputs(batch["audio"])
-    assert torch.equal(outputs[:, :1], only)
+    own = only.shape[1]
+    assert torch.equal(outputs[:, :own], only)
     times = model.times(outputs.shape[2])
-    loss, without = model.loss(outputs, times, batch), plain.loss(only, times, batch)
+    loss, without = model.loss(outputs, times, batch).detach(), plain.loss(only, times, batch).detach()
     targets = phone_targets(times, batch["phones"])
-    assert float(loss.detach()) == pytest.approx(float(without + phone_loss(outputs[:, 1:], targets)))
-    phone_loss(outputs[:, 1:], targets).backward()
+    assert float(loss - without) == pytest.approx(float(phone_loss(outputs[:, own:], targets).detach()))
+    phone_loss(outputs[:, own:], targets).backward()
     taught = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()}
-    front = len(model.chain.layers) - 2 - 4  # before the second of two blocks
     layers = {int(name.split(".")[2]) for name in taught if name.startswith("chain")}
-    assert max(layers) == front - 2  # a ReLU follows
+    first = 1 + (name == "repcnn")  # behind the front end
+    assert layers - {1} == {first, first + 2, first + 4} - {1}  # first convolution, first block
     assert {"phone_head.weight", "phone_head.bias"} <= taught
 
 
@@ -361,6 +363,7 @@ def test_compression_works_on_it(callbacks: dict, tmp_path):
         ("cnn", {"kernels": []}, "kernels must be numbers of taps"),
         ("cnn", {"dilations": [1]}, "dilations must be 2 numbers"),
         ("cnn", {"phone_weight": 1.0, "phone_block": 3}, "phone_block must be a block from 1 to 2"),
+        ("heimdal_bc", {"phone_weight": 1.0}, "phone_weight must be 0 for the bc encoder"),
         ("cnn", {"phone_weight": -1.0}, "phone_weight must be 0 or more"),
         ("cnn", {"branches": -1}, "branches must be 0 or more"),
         ("cnn", {"gain_db": (10.0, -40.0)}, "lowest and a highest gain"),

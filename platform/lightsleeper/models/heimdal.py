@@ -35,6 +35,9 @@ class HEiMDaL(LabelledWakeWord):
         offset: Whether there is an offset output.
         offset_weight: Weight of the offset loss (lambda), a mean over positive frames; the classification loss is one
             over all: at 1 it drowned the latter in the first few hundred steps (measured once, on a small corpus).
+        phone_weight: How much the phones count that a head behind block ``phone_block`` of the 1d encoder learns
+            (nn/phone_head); it serves training only. 0: there is none. Ours, not the paper's.
+        phone_block: Behind which block, from 1.
         settings: Arguments of `LabelledWakeWord`.
     """
 
@@ -48,11 +51,15 @@ class HEiMDaL(LabelledWakeWord):
         tau: float = 1.0,
         offset: bool = True,
         offset_weight: float = 0.1,
+        phone_weight: float = 0.0,
+        phone_block: int = 2,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         at_least(1, width=width)
         at_least(0, branches=branches, offset_weight=offset_weight)
+        if phone_weight and encoder == "bc":
+            raise ValueError("phone_weight must be 0 for the bc encoder: phones are for blocks of the 1d one")
         self.offset, self.offset_weight = offset, offset_weight
         if encoder == "bc":
             need_mels(self.n_mels)
@@ -70,7 +77,10 @@ class HEiMDaL(LabelledWakeWord):
             branches=branches,
             tau=tau,
             offset=offset,
+            phone_weight=phone_weight,
+            phone_block=phone_block,
         )
+        self.learn_phones(phone_weight, phone_block, len(kernels), width)
 
     def _outputs(self) -> int:
         return 2 if self.offset else 1
@@ -81,7 +91,7 @@ class HEiMDaL(LabelledWakeWord):
 
     def loss(self, outputs: Tensor, times: Tensor, batch: Batch) -> Tensor:
         losses, labels = self.clip_losses(outputs[:, 0], times, batch)
-        loss = self.mean(losses, batch)
+        loss = self.mean(losses, batch) + self.phone_part(outputs, times, batch)
         if not self.offset:
             return loss
         if labels is None:  # max_pool needs no alignment, an offset does

@@ -6,23 +6,19 @@ depthwise kernels, one logit a frame. Both convolutions of a block get branches,
 plain network of the same folded architecture; `FoldOnExport` turns either into convolutions and ReLUs only.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lightsleeper_callbacks.repconv import Norms
-from torch import Tensor, nn
+from torch import nn
 
-from lightsleeper.models.family import Batch
 from lightsleeper.models.wakeword_labels import LabelledWakeWord
 from lightsleeper.nn.causal import TrailingMean, conv
-from lightsleeper.nn.phone_head import PhoneHead, phone_loss, phone_targets
 from lightsleeper.nn.ranges import at_least
 
 CATALOG = ("WakeWordCNN",)
 
 FIRST_KERNEL, FIRST_STRIDE = 5, 2
-LAYERS = 4  # of a block, its ReLUs included
 
 
 def separable_layers(
@@ -81,9 +77,7 @@ class WakeWordCNN(LabelledWakeWord):
     ) -> None:
         super().__init__(**settings)
         at_least(1, width=width, pool_frames=pool_frames)
-        at_least(0, branches=branches, phone_weight=phone_weight)
-        if not 1 <= phone_block <= len(kernels) and phone_weight:
-            raise ValueError(f"phone_block must be a block from 1 to {len(kernels)}; got {phone_block}")
+        at_least(0, branches=branches)
         how = {"branches": branches, "smaller": list(smaller), "scale": scale, "skip": skip, "norms": norms}
         self.build(
             *separable_layers(self.n_mels, width, kernels, dilations, **how),
@@ -97,31 +91,4 @@ class WakeWordCNN(LabelledWakeWord):
             phone_weight=phone_weight,
             phone_block=phone_block,
         )
-        self.phone_weight = phone_weight
-        self.phone_head = PhoneHead(width) if phone_weight else None
-        behind = len(kernels) - phone_block  # blocks after it; a mean and the output follow
-        self._hidden = len(self.chain.layers) - 2 - LAYERS * behind
-
-    def outputs(self, audio: Tensor) -> Tensor:
-        """Logit of the keyword, and in training logits of the phones behind it: (B, 1 or 1 + CLASSES, T)."""
-        if self.phone_head is None:
-            return super().outputs(audio)
-        for layer in self.chain.layers[: self._hidden]:
-            audio = layer(audio)
-        phones = self.phone_head(audio)
-        for layer in self.chain.layers[self._hidden :]:
-            audio = layer(audio)
-        return torch.cat([audio, phones], 1)
-
-    def loss(self, outputs: Tensor, times: Tensor, batch: Batch) -> Tensor:
-        loss = super().loss(outputs, times, batch)
-        if self.phone_head is None:
-            return loss
-        phones = phone_loss(outputs[:, 1:], phone_targets(times, batch["phones"]))
-        self.log("train/phones", phones, batch_size=len(outputs))
-        return loss + self.phone_weight * phones
-
-    def rebuild(self, batches: Callable[[], Iterable[Batch]]) -> None:
-        """What ships has no phone head."""
-        self.phone_weight, self.phone_head = 0.0, None
-        self._architecture["phone_weight"] = 0.0
+        self.learn_phones(phone_weight, phone_block, len(kernels), width)

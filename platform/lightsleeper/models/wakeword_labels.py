@@ -1,12 +1,15 @@
 """Wake-word detectors with one logit a frame, trained on labels of frames (nn/wake_labels)."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lightsleeper.models.family import Batch
 from lightsleeper.models.wakeword import WakeWord
 from lightsleeper.nn.mining import hardest
+from lightsleeper.nn.phone_head import PhoneHead, phone_loss, phone_targets
 from lightsleeper.nn.ranges import above_zero, at_least
 from lightsleeper.nn.wake_labels import (
     LATE_S,
@@ -16,6 +19,7 @@ from lightsleeper.nn.wake_labels import (
     pooled_label_loss,
 )
 
+LAYERS = 4  # of a block of `wakeword_cnn.separable_layers`, its ReLUs included
 Labels = Literal["coverage", "end", "iou", "max_pool"]
 
 
@@ -50,6 +54,52 @@ class LabelledWakeWord(WakeWord):
         at_least(1, hardest=hardest)
         self.labels, self.late_s, self.pooled = labels, late_s, pooled
         self.positive_weight, self.hardest, self.first_s = positive_weight, hardest, first_s
+        self.phone_weight, self.phone_head, self._hidden = 0.0, None, 0
+
+    # Phones, a second thing to learn.
+
+    phone_head: PhoneHead | None
+
+    def learn_phones(self, weight: float, block: int, blocks: int, width: int) -> None:
+        """A head behind ``block`` (from 1) learns to tell phones, in training only, and counts ``weight``; 0 is none.
+
+        Called after ``build`` by a family whose chain has ``blocks`` blocks of LAYERS layers, of ``width`` channels.
+        """
+        at_least(0, phone_weight=weight)
+        if not weight:
+            return
+        if not 1 <= block <= blocks:
+            raise ValueError(f"phone_block must be a block from 1 to {blocks}; got {block}")
+        self.phone_weight, self.phone_head = weight, PhoneHead(width)
+        first = next(at for at, layer in enumerate(self.chain.layers) if isinstance(layer, nn.ReLU))
+        self._hidden = first + 1 + LAYERS * block
+
+    def outputs(self, audio: Tensor) -> Tensor:
+        """The chain's outputs and, where phones are learned, their logits behind them: (B, C or C + CLASSES, T)."""
+        if self.phone_head is None:
+            return super().outputs(audio)
+        for layer in self.chain.layers[: self._hidden]:
+            audio = layer(audio)
+        phones = self.phone_head(audio)
+        for layer in self.chain.layers[self._hidden :]:
+            audio = layer(audio)
+        return torch.cat([audio, phones], 1)
+
+    def phone_part(self, outputs: Tensor, times: Tensor, batch: Batch) -> Tensor | float:
+        """What the phones add to the loss of training ``outputs``."""
+        if self.phone_head is None:
+            return 0.0
+        loss = phone_loss(outputs[:, self._outputs() :], phone_targets(times, batch["phones"]))
+        self.log("train/phones", loss, batch_size=len(outputs))
+        return self.phone_weight * loss
+
+    def rebuild(self, batches: Callable[[], Iterable[Batch]]) -> None:
+        """What ships has no phone head."""
+        self.phone_weight, self.phone_head = 0.0, None
+        if "phone_weight" in self._architecture:
+            self._architecture["phone_weight"] = 0.0
+
+    # Labels.
 
     def clip_losses(self, logits: Tensor, times: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Loss (B,) of each clip from logits (B, T), and the frames' labels where there are any."""
@@ -62,7 +112,7 @@ class LabelledWakeWord(WakeWord):
 
     def loss(self, outputs: Tensor, times: Tensor, batch: Batch) -> Tensor:
         losses, _ = self.clip_losses(outputs[:, 0], times, batch)
-        return self.mean(losses, batch)
+        return self.mean(losses, batch) + self.phone_part(outputs, times, batch)
 
     def mean(self, losses: Tensor, batch: Batch) -> Tensor:
         """Over the clips that teach."""
