@@ -192,14 +192,14 @@ def report(result: Mapping[str, Any]) -> Iterator[str]:
             f"95 %; alarms within {REFRACTORY_S:g} s of one before count with it"
         )
         yield (
-            f"{'':36}{'missed':>11}{'FRR':>8}{'95 %':>18}{'false alarms':>14}{'an hour below':>15}   on people's speech"
+            f"{'':40}{'missed':>11}{'FRR':>8}{'95 %':>18}{'false alarms':>14}{'an hour below':>15}   on people's speech"
         )
         for name, system in found["systems"].items():
             frr = Measurement(**system["frr"])
             span = f"[{100 * (frr.low or 0):.2f}, {100 * (frr.high or 0):.2f}] %"
             missed = f"{len(system['missed'])} of {frr.n}"
             yield (
-                f"{name:36}{missed:>11}{100 * frr.value:>6.2f} %{span:>18}"
+                f"{name:40}{missed:>11}{100 * frr.value:>6.2f} %{span:>18}"
                 f"{system['false_alarms']:>14}{system['fa_per_hour_bound']:>15.2f}   "
                 f"{system['false_alarms_people']} in {system['hours_people']:.2f} of {system['hours']:.2f} h"
             )
@@ -223,9 +223,10 @@ def _sizes(systems: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
         if source not in systems:
             continue
         system = systems[source]
+        folds = "" if None in system["folds"] else f" (folds {system['folds']})"
         reached = "reached" if system["bytes"] < MODEL_BYTES else "MISSED"
         yield (
             f"{source}: {system['parameters']:,} parameters, model.onnx {system['bytes']:,} bytes "
             f"({system['gzip_bytes']:,} gzipped), target {MODEL_BYTES:,}: {reached}; missed by fold "
-            f"{system['missed_by_fold']} (folds {system['folds']}); fit {system['fit_seconds']} s"
+            f"{system['missed_by_fold']}{folds}; fit {system['fit_seconds']} s"
         )
