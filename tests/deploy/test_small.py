@@ -14,6 +14,7 @@ from lightsleeper.deploy.benchmark import benchmark
 from lightsleeper.deploy.c_array import write_c_array
 from lightsleeper.deploy.detector import OnnxStream, StreamingDetector
 from lightsleeper.deploy.export import Job, export
+from lightsleeper.deploy.litert import Hop
 from lightsleeper.deploy.small import Streams, calibration, check_small, macs, open_file, split, write_small
 from lightsleeper.errors import UserError
 from lightsleeper.models.dnn_hmm import DNNHMM
@@ -278,3 +279,22 @@ def test_a_run_shows_what_the_int8_file_hears_beside_the_float_one(tmp_path, mon
     assert rows["  against float"].startswith("lost ")
     assert "of state, " in rows["  on a device"]
     assert StreamingDetector.open(folder / entry["path"]).decoder.threshold == entry["threshold"]["value"]
+
+
+# What LiteRT converts, without the converter: hop by hop with states in and out it is the network.
+@pytest.mark.parametrize("name", ["repcnn", "bc_resnet", "heimdal", "ds_tcn"])
+@torch.no_grad()
+def test_a_hop_keeps_what_the_next_one_needs(name: str):
+    model = folded(name)
+    front, network = split(model)
+    features = front(torch.cat([batch["audio"] for batch in stream(0, 5)], 1))
+    hop, frames = Hop(model, network).eval(), model.hop_samples // front.stride
+    kept = [torch.zeros(1, size) for size in hop.sizes]
+    scores = []
+    for part in features.split(frames, dim=2):
+        score, *rest = hop(part, *kept)
+        kept = rest[len(rest) - len(kept) :]
+        scores.append(score)
+    expected, _ = model.read(network(features))
+    assert (torch.cat(scores, 1) - expected).abs().max() <= 1e-5
+    assert sum(hop.sizes) == network.state_size
