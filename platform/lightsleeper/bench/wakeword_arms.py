@@ -87,7 +87,7 @@ GROUPS = {
         ),
         Group(
             "narrow",
-            "the same claim at half the width, where a plain network has less to find",
+            "the claim of branches at half the width, where a plain network has less to find",
             (
                 _cnn("plain_16", "plain CNN, width 16", "--model.branches=0", "--model.width=16"),
                 _cnn("repcnn_16", "RepCNN, 4 branches, width 16", "--model.branches=4", "--model.width=16"),

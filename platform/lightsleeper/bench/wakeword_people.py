@@ -61,7 +61,9 @@ class Job:
     @property
     def source(self) -> str:
         """Which of SOURCES."""
-        return SOURCES[0 if self.fold is not None else 2 if self.phones else 1]
+        if self.fold is not None:
+            return "people"
+        return "synthesis with phones" if self.phones else "synthesis"
 
     @property
     def name(self) -> str:

@@ -19,7 +19,6 @@ from lightsleeper.nn.wake_labels import (
     pooled_label_loss,
 )
 
-LAYERS = 4  # of a block of `wakeword_cnn.separable_layers`, its ReLUs included
 Labels = Literal["coverage", "end", "iou", "max_pool"]
 
 
@@ -63,7 +62,7 @@ class LabelledWakeWord(WakeWord):
     def learn_phones(self, weight: float, block: int, blocks: int, width: int) -> None:
         """A head behind ``block`` (from 1) learns to tell phones, in training only, and counts ``weight``; 0 is none.
 
-        Called after ``build`` by a family whose chain has ``blocks`` blocks of LAYERS layers, of ``width`` channels.
+        Called after ``build`` by a family whose chain is ``wakeword_cnn.separable_layers`` with ``blocks`` blocks.
         """
         at_least(0, phone_weight=weight)
         if not weight:
@@ -71,8 +70,8 @@ class LabelledWakeWord(WakeWord):
         if not 1 <= block <= blocks:
             raise ValueError(f"phone_block must be a block from 1 to {blocks}; got {block}")
         self.phone_weight, self.phone_head = weight, PhoneHead(width)
-        first = next(at for at, layer in enumerate(self.chain.layers) if isinstance(layer, nn.ReLU))
-        self._hidden = first + 1 + LAYERS * block
+        ends = [at + 1 for at, layer in enumerate(self.chain.layers) if isinstance(layer, nn.ReLU)]
+        self._hidden = ends[2 * block]  # two ReLUs a block, one before them all
 
     def outputs(self, audio: Tensor) -> Tensor:
         """The chain's outputs and, where phones are learned, their logits behind them: (B, C or C + CLASSES, T)."""
@@ -95,8 +94,8 @@ class LabelledWakeWord(WakeWord):
 
     def rebuild(self, batches: Callable[[], Iterable[Batch]]) -> None:
         """What ships has no phone head."""
-        self.phone_weight, self.phone_head = 0.0, None
-        if "phone_weight" in self._architecture:
+        if self.phone_head is not None:
+            self.phone_weight, self.phone_head = 0.0, None
             self._architecture["phone_weight"] = 0.0
 
     # Labels.
