@@ -10,6 +10,7 @@ from typing import Any
 import tiny_transformers as tiny
 import torch
 import transformers as T
+from lightsleeper.generation.layout import passed
 from lightsleeper.generation.ranks import Rank
 from lightsleeper.generation.rope import forget
 from lightsleeper.generation.runahead import Runahead, continued, positions
@@ -140,7 +141,7 @@ def prompt(tokens: int, rows: int = 1, seed: int = 0) -> Tensor:
 @torch.no_grad()
 def reference(model: PreTrainedModel, ids: Tensor, past: DynamicCache | None = None) -> tuple[DynamicCache, Tensor]:
     cache = DynamicCache(config=model.config) if past is None else past
-    return cache, model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1]
+    return cache, model(input_ids=ids, **passed(model, cache)).logits[:, -1]
 
 
 def deviation(cache: DynamicCache, whole: DynamicCache, part: Callable[[], DynamicCache], tokens: int) -> float:
@@ -185,7 +186,7 @@ def _compare(chain: Runahead, before: int, split: tuple[int, ...], greedy: bool,
         if greedy:
             mine = continued(model, ids, done, NEW_TOKENS, do_sample=False)
             forget(model)  # the frequencies of all those tokens
-            turn = {"past_key_values": reference(model, ids[:, :before])[0]} if before else {}
+            turn = passed(model, reference(model, ids[:, :before])[0]) if before else {}
             theirs = model.generate(
                 ids, max_new_tokens=NEW_TOKENS, do_sample=False, attention_mask=torch.ones_like(ids), **turn
             )

@@ -2,6 +2,7 @@ import pytest
 import tiny_prefill as tiny
 import torch
 from lightsleeper.generation.attention import LOWER_RIGHT, STOCK, WRITTEN_OUT, attention, can_skip, lower_right
+from lightsleeper.generation.layout import passed
 from transformers import DynamicCache
 
 
@@ -52,7 +53,7 @@ def test_a_model_gives_the_same_with_and_without_masked_pairs():
         cache = DynamicCache(config=model.config)
         with attention(model, name):
             for piece in ids.split([9, 8, 1, 2], dim=1):
-                out = model(input_ids=piece, past_key_values=cache, use_cache=True).logits
+                out = model(input_ids=piece, **passed(model, cache)).logits
         logits.append(out)
         assert model.config._attn_implementation == STOCK
     for other in logits[1:]:

@@ -7,6 +7,7 @@ import pytest
 import tiny_prefill as tiny
 import torch
 from lightsleeper.errors import UserError
+from lightsleeper.generation.layout import passed
 from lightsleeper.generation.runahead import Runahead, continued
 from lightsleeper.generation.split import ends
 from transformers import DynamicCache
@@ -109,7 +110,7 @@ def test_one_rank_is_bit_identical_to_the_plain_path_and_sends_nothing():
     done = Runahead(model, None).prefill(ids, (33,))
     assert done is not None
     cache = DynamicCache(config=model.config)
-    logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+    logits = model(input_ids=ids, **passed(model, cache), logits_to_keep=1).logits[:, -1]
     assert torch.equal(done.logits, logits)
     for mine, theirs in zip(done.cache.layers, cache.layers, strict=True):
         assert torch.equal(mine.keys, theirs.keys)

@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from lightsleeper.errors import UserError
 from lightsleeper.generation.attention import LOWER_RIGHT, WRITTEN_OUT, attention
 from lightsleeper.generation.cache import GatherCache, Trace
-from lightsleeper.generation.layout import Layout
+from lightsleeper.generation.layout import Layout, passed
 from lightsleeper.generation.runahead import Prefilled
 from lightsleeper.generation.split import even
 
@@ -27,7 +27,7 @@ def one_process(model: PreTrainedModel, input_ids: Tensor, chunk: int | None = N
     logits = None
     with attention(model, LOWER_RIGHT):
         for piece in input_ids.split(chunk or input_ids.shape[1], dim=1):
-            logits = model(input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            logits = model(input_ids=piece, **passed(model, cache), logits_to_keep=1).logits[:, -1]
     trace.end = time.monotonic()
     return Prefilled(cache, logits, trace)
 
@@ -57,6 +57,6 @@ class AllGather:
         own = sum(split[:rank])
         ids = input_ids[:, own : own + split[rank]]
         with attention(self.model, WRITTEN_OUT if self.dense else LOWER_RIGHT):
-            logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            logits = self.model(input_ids=ids, **passed(self.model, cache), logits_to_keep=1).logits[:, -1]
         cache.trace.begin, cache.trace.end = begin, time.monotonic()
         return Prefilled(cache, logits if rank == len(split) - 1 else None, cache.trace), cache.gathered_bytes

@@ -7,6 +7,7 @@ through the model, which also tells the heads and widths of every layer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -63,6 +64,12 @@ def contents(cache: DynamicCache, index: int) -> tuple[Tensor, Tensor]:
     return layer.keys, layer.values
 
 
+def passed(model: PreTrainedModel, cache: DynamicCache) -> dict[str, Any]:
+    """Arguments that hand ``cache`` to ``model``: `cache` from transformers 5.24 on, `past_key_values` before."""
+    name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+    return {name: cache, "use_cache": True}
+
+
 @torch.no_grad()
 def inspect(model: PreTrainedModel) -> Layout:
     """The layout of ``model``'s cache. Raises UserError, by name, for a model that a chain would get wrong."""
@@ -75,7 +82,7 @@ def inspect(model: PreTrainedModel) -> Layout:
     if not any(shapes):
         raise UserError(f"{name} put nothing into the cache: a chain of ranks has nothing to hand over.")
     continued = _probe(model, name, [[1, 2]])[0]
-    model(input_ids=_ids(model, [3]), past_key_values=continued, use_cache=True)
+    model(input_ids=_ids(model, [3]), **passed(model, continued))
     for index, shape in enumerate(shapes):
         if shape is None:
             continue
@@ -120,7 +127,7 @@ def _probe(model: PreTrainedModel, name: str, prompts: Sequence[Sequence[int]]) 
     for prompt in prompts:
         cache = DynamicCache(config=model.config)
         try:
-            model(input_ids=_ids(model, prompt), past_key_values=cache, use_cache=True)
+            model(input_ids=_ids(model, prompt), **passed(model, cache))
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{name} does not work with transformers' cache: {error}") from error
         caches.append(cache)

@@ -23,7 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 from lightsleeper.errors import UserError
 from lightsleeper.generation.attention import LOWER_RIGHT, attention
 from lightsleeper.generation.cache import HandedOverError, RunaheadCache, Trace
-from lightsleeper.generation.layout import inspect
+from lightsleeper.generation.layout import inspect, passed
 from lightsleeper.generation.rope import by_length, whole_length
 from lightsleeper.generation.split import checked
 from lightsleeper.generation.transport import Transport
@@ -124,7 +124,7 @@ class Runahead:
 
     def _forward(self, inputs: dict[str, Any], cache: RunaheadCache) -> Tensor | None:
         try:
-            return self.model(**inputs, past_key_values=cache, use_cache=True).logits[:, -1]
+            return self.model(**inputs, **passed(self.model, cache)).logits[:, -1]
         except HandedOverError:
             return None
 
@@ -180,7 +180,7 @@ def continued(
     return generate(
         input_ids=ids,
         attention_mask=mask,
-        past_key_values=prefilled.cache,
+        **passed(model, prefilled.cache),
         max_new_tokens=max_new_tokens - 1,
         **options,
     )

@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from lightsleeper.generation.attention import LOWER_RIGHT, WRITTEN_OUT, attention
 from lightsleeper.generation.cache import start_with
-from lightsleeper.generation.layout import Layout
+from lightsleeper.generation.layout import Layout, passed
 
 BLOCKS = 5  # of which the first warms up
 
@@ -179,7 +179,7 @@ def _pass(model: PreTrainedModel, layout: Layout, own: int, before: int, dense: 
     begin = _now(model.device)
     try:
         with attention(model, WRITTEN_OUT if dense else LOWER_RIGHT):
-            model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            model(input_ids=ids, **passed(model, cache), logits_to_keep=1)
     except _Enough:
         pass
     finally:
