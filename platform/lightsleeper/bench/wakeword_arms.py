@@ -81,9 +81,9 @@ GROUPS = {
         ),
         Group(
             "branches_phones",
-            "the claim of branches again, where both networks learn the phones too",
-            (PLAIN_PHONES, REPCNN_PHONES),
-            (("plain_phones", "repcnn_phones"),),
+            "the claim of branches again, where both networks learn the phones too, and that of phones with branches",
+            (PLAIN_PHONES, REPCNN_PHONES, REPCNN),
+            (("plain_phones", "repcnn_phones"), ("repcnn", "repcnn_phones")),
         ),
         Group(
             "narrow",
