@@ -110,6 +110,22 @@ def test_negatives_train_and_test_apart_and_those_that_say_a_word_are_left_out(p
     assert apart[0] <= heard
 
 
+@pytest.mark.parametrize("others", [["x", "a"], ["a", "x", "y"], list("uvwxyz")], ids=" ".join)
+def test_nobody_whose_name_is_known_speaks_negatives_in_two_parts(people: Path, tmp_path: Path, others: list[str]):
+    write_folder(tmp_path / "talk", ["other"], others)
+    data = StrungWords(people, negatives=[str(tmp_path / "talk")], **TINY)
+    data.setup("fit")
+    talkers = [{data.speakers[clip] for clip in data.spoken[part].others} for part in ("train", "val", "test")]
+    assert set.union(*talkers) == set(others)
+    assert not talkers[0] & talkers[1] | talkers[0] & talkers[2] | talkers[1] & talkers[2]
+    summary = data.summary()
+    assert all(shared["speakers"] == 0 for shared in summary["overlap"].values())
+    assert summary["negatives whose speaker is not named"] == 0
+    if "a" in others:  # who says words, too
+        part = next(part for part in range(3) if "a" in talkers[part])
+        assert "a" in {data.speakers[clip] for clip in data.spoken[("train", "val", "test")[part]].clips}
+
+
 def test_speech_commands_are_divided_by_their_lists(commands: Path):
     data = StrungWords(commands, noise_kinds=["babble"], **TINY)
     data.setup("fit")

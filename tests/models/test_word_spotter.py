@@ -1,7 +1,10 @@
 """A word spotter in streams, training, retrofit, export. Numbers in comments: papers/dynamic_conformer, section 11."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -9,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightsleeper.bench.spotter_arms import QUICK
 from lightsleeper.deploy.benchmark import size_of
 from lightsleeper.deploy.export import export
 from lightsleeper.deploy.finalize import load_model, save_model
@@ -20,6 +24,7 @@ from models.word_streams import SMALL, WORDS, Tones, batch, force, gates, make, 
 from torch import Tensor
 
 DOUBLE, SINGLE = 1e-12, 1e-5
+HEAVY = ("MatMul", "Gemm", "Conv", "FusedMatMul")
 MARGIN = 1e-9  # of a gate's probability from one half, within which rounding may decide
 
 
@@ -294,6 +299,26 @@ def test_chunks_that_are_no_whole_slides_are_refused():
         make(slide_ms=280).observe(chunk)
 
 
+def test_chunks_that_are_no_whole_slides_are_refused_before_training():
+    data = SimpleNamespace(plan=SimpleNamespace(chunk=9600 * 16))
+    make(slide_ms=240).check_data(data)
+    with pytest.raises(UserError, match="chunks of 9.6 s are no whole slides of 280 ms"):
+        make(slide_ms=280).check_data(data)
+    tones = Tones()
+    tones.plan = data.plan
+    with pytest.raises(UserError, match="no whole slides of 280 ms"):
+        quick_trainer(1).fit(make(slide_ms=280), tones)
+
+
+@pytest.mark.slow
+def test_two_processes_train_epochs_without_gates(tmp_path: Path):
+    command = [sys.executable, "-m", "lightsleeper", "run", "word_spotter", "--runs-dir", str(tmp_path), *QUICK]
+    distributed = "--trainer={accelerator: cpu, devices: 2, strategy: ddp, max_epochs: 2}"
+    arguments = ["--model.gated=true", "--model.gate_free_epochs=1", "--run.stages=[fit]", "--tracking.mode=disabled"]
+    done = subprocess.run([*command, *arguments, distributed], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_a_threshold_is_set_on_validation_streams():
     model = make()
     entry = model.calibrate(stream(0, 6.0, "speech", 1))
@@ -325,8 +350,19 @@ def test_the_exported_stream_equals_the_model_and_skips_where_it_skips(tmp_path:
     model = make(gated=True, blocks=1)
     model.threshold.fill_(0.4)
     graph = exported(model, tmp_path)
-    kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert kinds.count("If") == 4
+    nodes = list(onnx.load(tmp_path / "model.onnx").graph.node)
+    assert [node.op_type for node in nodes].count("If") == 4
+    for node in nodes:
+        if node.op_type == "If":  # the module is in one branch, nothing in the other
+            work = [sum(inner.op_type in HEAVY for inner in attribute.g.node) for attribute in node.attribute]
+            assert min(work) == 0 < max(work)
+            assert min(len(attribute.g.node) for attribute in node.attribute) <= 1
+    beside = make(blocks=1)  # without gates: its modules' products lie in no branch
+    exported(beside, tmp_path / "plain")
+    whole = [node.op_type for node in onnx.load(tmp_path / "plain" / "model.onnx").graph.node]
+    top = [node.op_type for node in nodes]
+    assert top.count("Softmax") == whole.count("Softmax") - 1  # attention's
+    assert sum(kind in HEAVY for kind in top) - 4 <= sum(kind in HEAVY for kind in whole) - 8  # a gate has one product
     facts = graph.metadata
     assert json.loads(facts["words"]) == WORDS
     assert json.loads(facts["modules"])[:2] == ["1.feed_forward", "1.attention"]

@@ -22,7 +22,7 @@ from lightsleeper.deploy.onnx_graph import OnnxGraph
 from lightsleeper.metrics.comparison import permutation_test
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.metrics.resampling import interval
-from lightsleeper.metrics.words import CONTENTS
+from lightsleeper.metrics.words import CONTENTS, PUBLISHED_THRESHOLD
 from lightsleeper.run_folder import DETAILS
 from lightsleeper.tracking.record import read
 
@@ -75,6 +75,7 @@ def row_of(arm: str, label: str, seed: int, folder: Path) -> Row:
         "fit_s": record.seconds.get("fit"),
         "streams": by_stream(details),
         "hours": hours(details),
+        "f1_published": f1_above(details, PUBLISHED_THRESHOLD, record.threshold.get("value")),
     }
 
 
@@ -86,6 +87,16 @@ def by_stream(details: dict[str, Any]) -> dict[str, list[int]]:
     right = Counter(stream for stream, score in pairs if score is not None)
     streams = sorted(details["streams"]["stream"])
     return {str(number): [spoken[number], right[number] + alarms[number], right[number]] for number in streams}
+
+
+def f1_above(details: dict[str, Any], threshold: float, kept: float | None) -> float | None:
+    """F1 at a threshold; None where what was kept begins above it. Matching goes from the highest score down."""
+    if kept is None or kept > threshold:
+        return None
+    words = details["words"]["score"]
+    right = sum(score is not None and score > threshold for score in words)
+    alarms = sum(score > threshold for score in details["false_alarms"]["score"])
+    return 2 * right / (len(words) + right + alarms) if words else None
 
 
 def hours(details: dict[str, Any]) -> dict[str, float]:
@@ -185,8 +196,9 @@ def table(rows: Sequence[Row], arms: Sequence[tuple[str, str]]) -> Iterator[str]
     """A line for each arm: qualities, then shares skipped by content."""
     contents = [name for name in CONTENTS if any(f"skipped_{name}" in row["metrics"] for row in rows)]
     yield (
-        f"  {'':18}{'n':>3}{'F1':>8}{'min':>8}{'max':>8}{'strict':>8}{'IoU':>8}{'MTWV':>8}{'FRR':>8}{'FA/h':>8}"
-        f"{'params':>11}{'MMAC/hop of speech':>20}{'fit s':>7}" + "".join(f"{'skips ' + name:>17}" for name in contents)
+        f"  {'':18}{'n':>3}{'F1':>8}{'min':>8}{'max':>8}{'at 0.95':>9}{'strict':>8}{'IoU':>8}{'MTWV':>8}{'FRR':>8}"
+        f"{'FA/h':>8}{'params':>11}{'MMAC/hop of speech':>20}{'fit s':>7}"
+        + "".join(f"{'skips ' + name:>17}" for name in contents)
     )
     for name, label in arms:
         mine = [row for row in rows if row["arm"] == name]
@@ -196,13 +208,18 @@ def table(rows: Sequence[Row], arms: Sequence[tuple[str, str]]) -> Iterator[str]
         f1 = [_value(row, "f1") for row in mine]
         skips = [mean(_value(row, f"skipped_{content}") for row in mine) for content in contents]
         yield (
-            f"  {label:18}{len(mine):3}{means[0]:8.4f}{min(f1):8.4f}{max(f1):8.4f}"
+            f"  {label:18}{len(mine):3}{means[0]:8.4f}{min(f1):8.4f}{max(f1):8.4f}{_mean(mine, 'f1_published'):9.4f}"
             + "".join(f"{value:8.4f}" for value in means[1:5])
             + f"{means[5]:8.1f}{mine[0]['parameters']:11,}"
             + f"{mean(macs_per_hop(row, 'speech') for row in mine) / 1e6:20.2f}"
             + f"{mean(row['fit_s'] or 0 for row in mine):7.0f}"
             + "".join(f"{'-' if value != value else f'{100 * value:.1f} %':>17}" for value in skips)
         )
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    """Of the rows that have it."""
+    return mean([row[name] for row in rows if row.get(name) is not None] or [float("nan")])
 
 
 def _counts(row: Row) -> str:

@@ -7,7 +7,7 @@ alignment says more of a single word.
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from lightsleeper.data.word_clips import Spoken, UtteranceMix
 from lightsleeper.data.word_streams import Keep, StreamPlan, by_speaker
 from lightsleeper.data.word_texts import PARTS
 from lightsleeper.errors import UserError
+from lightsleeper.files import content_hash
 
 CATALOG = ("StrungWords",)
 
@@ -58,7 +59,8 @@ class StrungWords(RunningSpeech):
     """Single words, placed one after the other on noise. For the batches see `data.running_speech.RunningSpeech`.
 
     Words of the recordings that are not in ``words`` are placed like the others and are no events. Recordings of
-    ``negatives`` train too, and make streams of their own, as they were recorded.
+    ``negatives`` train too, and make streams of their own, as they were recorded; where their manifest names speakers
+    nobody is in two parts, else somebody may be.
 
     Args:
         path: folder with a manifest, or in the layout of Speech Commands.
@@ -195,12 +197,14 @@ class StrungWords(RunningSpeech):
         rows = self._recordings()
         self.check()
         others, self.left_out = without_words(self.negatives, self.words)
+        self.unnamed = sum(not speaker for speaker in others.values())
         self.files = [*(row.file for row in rows), *others]
         self.clips: ClipCache = cached_clips(self.files, trim=False, on_bad_file=self.on_bad_file)
         usable = [clip for clip in range(len(rows)) if clip not in self.clips.bad]
-        self.speakers = [row.speaker for row in rows] + [""] * len(others)
+        self.speakers = [*(row.speaker for row in rows), *others.values()]
         part_of = self._split(rows, usable)
-        side = {file: part for part, files in divided(others, PARTS).items() for file in files}
+        heard = {self.speakers[clip]: part for part, clips in part_of.items() for clip in clips}
+        sides = divided_by_speaker(others, heard)
         number = {word: i for i, word in enumerate(self.words)}
         words: dict[int, list[Event]] = {}
         for clip in usable:
@@ -212,7 +216,7 @@ class StrungWords(RunningSpeech):
         for part in PARTS:
             apart = [
                 clip for clip in range(len(rows), len(self.files))
-                if clip not in self.clips.bad and side[self.files[clip]] == part
+                if clip not in self.clips.bad and part in sides[self.files[clip]]
             ]  # fmt: skip
             own = by_speaker(part_of[part], self.speakers, self.data_seed)
             spoken[part] = Spoken(source, own, words, apart)
@@ -243,22 +247,45 @@ class StrungWords(RunningSpeech):
         found = super().summary()
         if self.negatives:
             found["negatives left out for a word of the vocabulary"] = self.left_out
+            found["negatives whose speaker is not named"] = self.unnamed
         return {**found, "skipped": [str(self.files[clip]) for clip in self.clips.bad]}
 
 
-def without_words(folders: Sequence[Path], words: Sequence[str]) -> tuple[list[Path], int]:
-    """Recordings below the folders that say none of the words as far as their manifests tell, and how many do."""
-    found: list[Path] = []
+def divided_by_speaker(others: Mapping[Path, str], heard: Mapping[str, str]) -> dict[Path, set[str]]:
+    """Parts of each recording of ``others`` (its speaker, or ""): nobody who is named is in two of them.
+
+    Who says words, too, stays in the part that ``heard`` tells. Of further speakers the first trains, the second is
+    tested, and from three on they are divided like noise files, as are recordings without a speaker, one by one.
+    """
+    strangers = sorted({speaker for speaker in others.values() if speaker} - heard.keys(), key=content_hash)
+    if len(strangers) < len(PARTS):
+        drawn = dict(zip(strangers, ("train", "test"), strict=False))
+    else:
+        cut = divided([Path(speaker) for speaker in strangers], PARTS)
+        drawn = {path.name: part for part, paths in cut.items() for path in paths}
+    sides = {file: {heard.get(speaker) or drawn[speaker]} for file, speaker in others.items() if speaker}
+    for part, files in divided([file for file, speaker in others.items() if not speaker], PARTS).items():
+        for file in files:
+            sides.setdefault(file, set()).add(part)
+    return sides
+
+
+def without_words(folders: Sequence[Path], words: Sequence[str]) -> tuple[dict[Path, str], int]:
+    """Recordings below the folders that say none of the words as far as their manifests tell, each with its speaker
+    ("": not named), and how many say one."""
+    found: dict[Path, str] = {}
     left_out = 0
     for folder in folders:
         said: dict[Path, str] = {}
+        by: dict[Path, str] = {}
         if (folder / "manifest.csv").is_file():
             with (folder / "manifest.csv").open(newline="", encoding="utf-8-sig") as file:
                 for row in csv.DictReader(file):
                     said[folder / (row.get("path") or "")] = f"{row.get('text') or ''} {row.get('contains') or ''}"
+                    by[folder / (row.get("path") or "")] = row.get("speaker") or ""
         for path in audio_files(folder):
             if set(words) & set(re.findall(r"[^\W_]+(?:'[^\W_]+)*", said.get(path, "").lower())):
                 left_out += 1
             else:
-                found.append(path)
+                found[path] = by.get(path, "")
     return found, left_out

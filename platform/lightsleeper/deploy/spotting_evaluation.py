@@ -37,6 +37,11 @@ def follow(model: SpotterModel, chunks: Iterable[Batch], metric: WordDetection, 
             state = model.initial()
             metric.add_stream(stream, chunk["events"], float(chunk["seconds"]), content)
         audio = chunk["audio"][0].cpu().numpy()
+        if len(audio) % hop and not chunk["last"]:
+            raise UserError(
+                f"chunks of {len(audio) / rate:g} s are no whole hops of {1000 * hop / rate:g} ms: set "
+                "data.chunk_seconds to a multiple of the model's slide."
+            )
         audio = np.pad(audio, (0, -len(audio) % hop))
         first = round(start_s * rate / hop)
         size = hop * model.hops if model.hops is not None else max(hop, len(audio))

@@ -11,12 +11,11 @@ from torch import Tensor
 from lightsleeper.errors import UserError
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.metrics.skipping import SkippedMACs
-from lightsleeper.metrics.words import WordDetection
+from lightsleeper.metrics.words import PUBLISHED_THRESHOLD, WordDetection
 from lightsleeper.models.family import Batch, Family
 from lightsleeper.nn.spotting_encoders import SpottingEncoder
 from lightsleeper.nn.windows import SAMPLE_RATE, Windowing
 
-PUBLISHED_THRESHOLD = 0.95  # where validation found none
 TARGET = "highest F1 on validation streams"
 
 
@@ -61,6 +60,19 @@ class JudgedSpotter(Family):
         """The state (batch, S) before anything was heard."""
         raise NotImplementedError
 
+    def check_data(self, data: Any) -> None:
+        """Chunks of streams must be whole slides: raises UserError."""
+        chunk = getattr(getattr(data, "plan", None), "chunk", None)
+        if chunk is not None:
+            self._whole_slides(chunk)
+
+    def _whole_slides(self, samples: int) -> None:
+        if samples % self.windowing.slide_samples:
+            raise UserError(
+                f"chunks of {samples / SAMPLE_RATE:g} s are no whole slides of {self.windowing.slide_ms} ms: "
+                "data.chunk_seconds must be a multiple of model.slide_ms."
+            )
+
     def judge_words(self) -> None:
         self.metric = WordDetection(self.words, PUBLISHED_THRESHOLD)
         self.skips = SkippedMACs(self.encoder.module_macs, self.encoder.fixed_macs)
@@ -71,13 +83,9 @@ class JudgedSpotter(Family):
         if batch["first"] or self._state is None:
             self._state = self.initial()
             metric.add_stream(stream, batch["events"], float(batch["seconds"]), content)
-        missing = -batch["audio"].shape[1] % self.windowing.slide_samples
-        if missing and not batch["last"]:
-            raise UserError(
-                f"chunks of {batch['audio'].shape[1] / SAMPLE_RATE:g} s are no whole slides of "
-                f"{self.windowing.slide_ms} ms: data.chunk_seconds must be a multiple of model.slide_ms."
-            )
-        audio = F.pad(batch["audio"], (0, missing))
+        if not batch["last"]:
+            self._whole_slides(batch["audio"].shape[1])
+        audio = F.pad(batch["audio"], (0, -batch["audio"].shape[1] % self.windowing.slide_samples))
         steps = self.stream(audio, self._state)
         self._state = steps.state
         start_s = float(batch["start_s"])

@@ -266,6 +266,8 @@ class WordSpotter(JudgedSpotter):
         loss = torch.stack([*losses.values()]).sum()
         if gates is not None:
             loss = loss + self.gate_penalty * gates
+        elif self.gated and self.trainer.world_size > 1:  # DistributedDataParallel waits for every parameter's gradient
+            loss = loss + 0.0 * torch.stack([weight.sum() for weight in self.encoder.gate_parameters()]).sum()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["audio"]))
         parts = losses if gates is None else {**losses, "open": gates}
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch["audio"]))
@@ -310,6 +312,7 @@ class WordSpotter(JudgedSpotter):
         return self.gating or not self.gated
 
     def on_fit_start(self) -> None:
+        self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         epochs = self.trainer.max_epochs
         if self.gated and epochs is not None and 0 <= epochs <= self.gate_free_epochs:
             raise UserError(

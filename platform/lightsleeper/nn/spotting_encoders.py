@@ -17,6 +17,7 @@ from lightsleeper.nn.bc_resnet import MELS, trunk, trunk_width
 from lightsleeper.nn.causal import Chain, ExponentialMean, FrontEnd
 from lightsleeper.nn.conformer import Subsampling
 from lightsleeper.nn.gated_conformer import GatedConformer
+from lightsleeper.nn.gates import Gate
 from lightsleeper.nn.windows import ANALYSIS_MS, FRAME_MS, SAMPLE_RATE, Fourth, Steps, Windowing, Windows
 
 
@@ -49,6 +50,11 @@ class SpottingEncoder(nn.Module):
 
     def use_gates(self, used: bool) -> None:
         """Whether gates decide, where there are any."""
+
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """Of the gates, where there are any."""
+        gates = (module for module in self.modules() if isinstance(module, Gate))
+        return [weight for gate in gates for weight in gate.parameters()]
 
     @property
     def macs(self) -> int:
