@@ -58,6 +58,17 @@ MODEL = [
     ),
 ]
 DATA = [
+    Case(
+        "a wake word of data without a phrase",
+        "run wakeword_repcnn '--data={class_path: AudioFolder, init_args: {path: recordings}}'",
+        ("data", "WakeWordCNN detects one phrase", "AudioFolder", "WakeWords"),
+        recordings(),
+    ),
+    Case(
+        "words that are not those of the data",
+        "run words_repcnn --data.words=[up,down]",
+        ("data", "model.words (12)", "(2)", "they have besides backward, forward"),
+    ),
     Case("no synthesiser", "run kws_cmcd", ("data", "espeak-ng", "[demo]"), without_package("espeakng_loader")),
     Case("no synthesiser for a step", TUNE, ("kws_encoder.yaml", "espeak-ng"), without_package("espeakng_loader")),
     Case(

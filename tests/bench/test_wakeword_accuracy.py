@@ -74,6 +74,19 @@ def test_times_are_compared_on_keywords_that_both_fired_for():
     assert found["localisation"]["end"]["median_s"] == pytest.approx([0.05, 0.05])
 
 
+def test_a_constant_that_the_other_seeds_know_is_taken_off():
+    first = [row("dnn_hmm_frames", seed, range(50), start_s=0.08) for seed in (7, 8)]
+    second = [row("heimdal", 7, range(50), start_s=-0.03), row("heimdal", 8, range(50), start_s=0.01)]
+    start = bench.compared(first + second, ["localisation"])[0]["localisation"]["start"]
+    assert start["median_s"] == pytest.approx([0.08, 0.02])
+    assert start["less_a_constant"]["median_s"] == pytest.approx([0.0, 0.04])
+    assert start["less_a_constant"]["within_50ms"] == [1, 1]
+    found = bench.compared(first[:1] + second[:1], ["localisation"])[0]
+    assert "less_a_constant" not in found["localisation"]["start"]
+    verdict = bench._verdict(bench.compared(first + second, ["localisation"])[0])
+    assert "less the median error of its other seeds" in "\n".join(verdict)
+
+
 def test_who_does_not_tell_the_start_is_compared_by_the_end_alone():
     found = bench.compared(rows("plain", [1], start_s=None) + rows("repcnn", [1], start_s=None), ["branches"])[0]
     assert found["localisation"].keys() == {"end"}

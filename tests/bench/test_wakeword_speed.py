@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from lightsleeper import recipe as recipes
 from lightsleeper.bench import wakeword, wakeword_nets, wakeword_speed
 from lightsleeper.bench.engine_clock import EngineClock
 from lightsleeper.errors import UserError
@@ -97,6 +98,15 @@ def test_the_tables_name_bars_and_verdicts(result: dict):
 def test_every_family_is_among_the_networks():
     families = {type(make()).__name__ for make in wakeword_nets.NETWORKS.values()}
     assert families == {"WakeWordCNN", "BCResNet", "HEiMDaL", "DNNHMM", "DSTCN"}
+
+
+def test_networks_have_the_sizes_of_the_recipes():
+    recipe = recipes.load(["wakeword_repcnn"], []).config["model"]["init_args"]
+    network = wakeword_nets.NETWORKS[wakeword_nets.FOLDED]()
+    assert {name: network.architecture()[name] for name in ("kernels", "dilations", "width")} == {
+        name: recipe[name] for name in ("kernels", "dilations", "width")
+    }
+    assert network.context()["past_ms"] == pytest.approx(1630, abs=0.1)
 
 
 @pytest.mark.parametrize(("hop", "chunk"), [(20.0, 32.0), (10.0, 32.0), (20.0, 320.0), (32.0, 20.0), (32.0, 32.0)])

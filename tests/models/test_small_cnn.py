@@ -207,7 +207,7 @@ def test_gain_is_drawn_for_each_clip():
 def test_words_that_are_not_those_of_the_data_are_refused():
     model = make()
     model._trainer = SimpleNamespace(datamodule=SimpleNamespace(words=["yes", "no"]))
-    with pytest.raises(UserError, match="model.words are yes, no, stop, but those of the data yes, no"):
+    with pytest.raises(UserError, match=r"model.words \(3\) are not those of the data \(2\): they have besides stop"):
         model.setup("fit")
 
 

@@ -127,7 +127,11 @@ def _missed(rows: Sequence[Row]) -> NDArray[np.bool_]:
 
 
 def _localised(both: Sequence[tuple[Row, Row]]) -> dict[str, Any] | None:
-    """Errors of start and end, side by side, over the keywords that both detectors of a seed fired for."""
+    """Errors of start and end, side by side, over the keywords that both detectors of a seed fired for.
+
+    As they are told, and less a constant for each detector: the median error of its other seeds, as a device could
+    correct a bias that it knows of. One seed has no others.
+    """
     found: dict[str, list[NDArray]] = {"start": [], "end": []}
     for pair in both:
         columns = [
@@ -136,16 +140,31 @@ def _localised(both: Sequence[tuple[Row, Row]]) -> dict[str, Any] | None:
         fired = [~np.isnan(column["end_found_s"]) for column in columns]
         common = fired[0] & fired[1]
         for what, truth in (("start", "begin_s"), ("end", "end_s")):
-            found[what].append(np.stack([np.abs(c[f"{what}_found_s"] - c[truth])[common] for c in columns]))
+            found[what].append(np.stack([(c[f"{what}_found_s"] - c[truth])[common] for c in columns]))
     sides: dict[str, Any] = {}
     for what, parts in found.items():
         errors = np.concatenate(parts, 1) if parts else np.zeros((2, 0))
         if not errors.shape[1] or np.isnan(errors).any():  # one of them does not tell
             continue
-        sides[what] = {"median_s": np.median(errors, 1).tolist(), "events": errors.shape[1]}
-        for ms in WITHIN_MS:
-            sides[what][f"within_{ms}ms"] = (errors <= ms / 1000 + 1e-9).mean(1).tolist()
+        sides[what] = {"events": errors.shape[1], **_spread(errors)}
+        if len(parts) > 1:
+            sides[what]["less_a_constant"] = _spread(np.concatenate(_centred(parts), 1))
     return sides or None
+
+
+def _centred(parts: Sequence[NDArray]) -> list[NDArray]:
+    """Errors (2, events) of each seed less the median of the other seeds' errors."""
+    return [
+        part - np.median(np.concatenate([*parts[:i], *parts[i + 1 :]], 1), 1, keepdims=True)
+        for i, part in enumerate(parts)
+    ]
+
+
+def _spread(errors: NDArray) -> dict[str, list[float]]:
+    """Of signed errors (2, events): the median of their sizes, and shares within some milliseconds."""
+    sizes = np.abs(errors)
+    near = {f"within_{ms}ms": (sizes <= ms / 1000 + 1e-9).mean(1).tolist() for ms in WITHIN_MS}
+    return {"median_s": np.median(sizes, 1).tolist(), **near}
 
 
 def _column(row: Row, key: str) -> NDArray[np.float64]:
@@ -202,9 +221,16 @@ def _verdict(found: dict[str, Any]) -> Iterator[str]:
     )
     places = found["localisation"] or {}
     for what, side in places.items():
-        yield f"    {what} of {side['events']} events that both fired for: " + "; ".join(
-            f"{name} median {1000 * median:.0f} ms, within 50 ms {100 * near:.0f} %, 100 ms {100 * far:.0f} %"
-            for name, median, near, far in zip_longest(
-                (found["first"], found["second"]), side["median_s"], side["within_50ms"], side["within_100ms"]
-            )
-        )
+        yield f"    {what} of {side['events']} events that both fired for: {_places(found, side)}"
+        if centred := side.get("less_a_constant"):
+            yield f"      less the median error of its other seeds: {_places(found, centred)}"
+
+
+def _places(found: dict[str, Any], side: dict[str, Any]) -> str:
+    columns = zip_longest(
+        (found["first"], found["second"]), side["median_s"], side["within_50ms"], side["within_100ms"]
+    )
+    return "; ".join(
+        f"{name} median {1000 * median:.0f} ms, within 50 ms {100 * near:.0f} %, 100 ms {100 * far:.0f} %"
+        for name, median, near, far in columns
+    )

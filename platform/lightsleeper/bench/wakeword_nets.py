@@ -10,6 +10,7 @@ from lightsleeper_callbacks.foldable import folds, put
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightsleeper import recipe as recipes
 from lightsleeper.deploy.arena import arena_bytes
 from lightsleeper.deploy.export import write_onnx
 from lightsleeper.deploy.liveness import peak_activation_bytes
@@ -24,15 +25,22 @@ from lightsleeper.nn.causal import Chain, FrontEnd
 
 MEMORY_MS = (20.0, 320.0)  # audio of one call: the longest hop of a family, and a buffer
 FOLDED, BRANCHED, PLAIN = "RepCNN folded", "RepCNN branched", "plain CNN"
+
+
+def _shipped(family: type[WakeWord], recipe: str, **changes: Any) -> WakeWord:
+    """The network of a shipped recipe, some of its arguments changed."""
+    return family(**{**recipes.load([recipe], []).config["model"]["init_args"], **changes})
+
+
 NETWORKS: dict[str, Callable[[], WakeWord]] = {
-    FOLDED: WakeWordCNN,
-    BRANCHED: WakeWordCNN,
-    PLAIN: partial(WakeWordCNN, branches=0),
-    **{f"BC-ResNet-{tau:g}": partial(BCResNet, tau=tau) for tau in (1, 1.5, 2, 3, 6, 8)},
-    "HEiMDaL 1d": HEiMDaL,
-    "HEiMDaL bc": partial(HEiMDaL, encoder="bc"),
-    "DNN-HMM": DNNHMM,
-    "DS-TCN": DSTCN,
+    FOLDED: partial(_shipped, WakeWordCNN, "wakeword_repcnn"),
+    BRANCHED: partial(_shipped, WakeWordCNN, "wakeword_repcnn"),
+    PLAIN: partial(_shipped, WakeWordCNN, "wakeword_repcnn", branches=0),
+    **{f"BC-ResNet-{tau:g}": partial(_shipped, BCResNet, "wakeword_bcresnet", tau=tau) for tau in (1, 1.5, 2, 3, 6, 8)},
+    "HEiMDaL 1d": partial(_shipped, HEiMDaL, "wakeword_heimdal"),
+    "HEiMDaL bc": partial(_shipped, HEiMDaL, "wakeword_heimdal", encoder="bc"),
+    "DNN-HMM": partial(_shipped, DNNHMM, "wakeword_dnn_hmm"),
+    "DS-TCN": partial(_shipped, DSTCN, "wakeword_dstcn"),
 }
 """At the sizes of the recipes. All but the branched one are folded, as they ship."""
 QUICK = (FOLDED, BRANCHED, "BC-ResNet-1")

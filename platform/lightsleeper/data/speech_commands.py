@@ -134,7 +134,7 @@ class SpeechCommands(DataModule):
             check_dataset(self.source)
             return
         found = word_files(folder)
-        self._classes(found)
+        self.words = self._classes(found)
         self._noise_files(folder)
         check_files([file for files in found.values() for file in files], self.on_bad_file)
         if self.test_set is not None:

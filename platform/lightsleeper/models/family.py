@@ -4,7 +4,7 @@ The stages of a run (fit, finalize, test, export, benchmark) speak to models thr
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,6 +68,11 @@ class Family(L.LightningModule):
         """JSON-able outcomes item by item, too many for the record: kept beside it in ``test.json``."""
         self.structure: Structure = {}
         """Layers that compression has rebuilt: what ``architecture`` alone would not give."""
+
+    @classmethod
+    def check_source(cls, arguments: Mapping[str, Any], data: Any) -> None:
+        """Refuse, before anything is read or built, a data module that a model of these arguments cannot learn from;
+        raises UserError."""
 
     def check_data(self, data: Any) -> None:
         """Refuse a data module that this model cannot read; raises UserError."""

@@ -6,13 +6,14 @@ and the start of the keyword. The same chain trains on clips, runs on streams an
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
 from lightsleeper_callbacks.repconv import RepConv1d
 from torch import Tensor, nn
 
+from lightsleeper.errors import UserError
 from lightsleeper.metrics.detection import FRRAtFalseAlarms
 from lightsleeper.metrics.measurement import Measurement
 from lightsleeper.models.family import Batch, ExportGraph, Family
@@ -62,6 +63,15 @@ class WakeWord(Family):
     threshold: Tensor
     chain: Chain
     headline = ("test/frr", "test/fa_per_hour")
+
+    @classmethod
+    def check_source(cls, arguments: Mapping[str, Any], data: Any) -> None:
+        """Of our own data modules only one knows a phrase; a user's may be anything."""
+        if type(data).__module__.startswith("lightsleeper.") and not hasattr(data, "phrase_phones"):
+            raise UserError(
+                f"{cls.__name__} detects one phrase, and {type(data).__name__} knows none: WakeWords does, also in own "
+                "recordings (its path)."
+            )
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class WakeWordCNN(LabelledWakeWord):
         skip: Each convolution also has a branch that is a norm only, where input and output match.
         smaller: Further branches with so many taps, in each convolution that has more: a peer says that the paper's
             network has them.
-        norms: branch, one behind each, or sum, a single one behind all of them, which loses what branches are for.
+        norms: branch, one behind each, or sum, a single one behind all of them: the sum is linear in the weights then.
         pool_frames: Frames over which the last layer is averaged.
         phone_weight: How much the phones count that a head behind block ``phone_block`` learns to tell (nn/phone_head);
             it serves training only. 0: there is none. Ours, not the paper's.

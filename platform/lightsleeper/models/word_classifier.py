@@ -1,5 +1,6 @@
 """What classifiers of single spoken words share: front end, augmentation, training, confusion matrix, export."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -60,10 +61,13 @@ class WordClassifier(Family):
     def architecture(self) -> dict[str, Any]:
         return dict(self._architecture)
 
+    @classmethod
+    def check_source(cls, arguments: Mapping[str, Any], data: Any) -> None:
+        if "words" in arguments:
+            _same_words(arguments["words"], data)
+
     def setup(self, stage: str) -> None:
-        found = getattr(getattr(self.trainer, "datamodule", None), "words", self.words)
-        if list(found) != self.words:
-            raise UserError(f"model.words are {', '.join(self.words)}, but those of the data {', '.join(found)}.")
+        _same_words(self.words, getattr(self.trainer, "datamodule", None))
 
     def classify(self, features: Tensor) -> Tensor:
         """Features (B, T, mel) to logits (B, words)."""
@@ -113,3 +117,15 @@ class WordClassifier(Family):
                 bench=lambda ms: {"audio": sample_audio(0, ms)},
             )
         ]
+
+
+def _same_words(own: Sequence[str], data: Any) -> None:
+    """Raise UserError where the data know their words, and they are others."""
+    found = list(getattr(data, "words", None) or own)
+    if found == list(own):
+        return
+    missing, further = (sorted(set(a) - set(b)) for a, b in ((found, own), (own, found)))
+    if not missing and not further:
+        raise UserError(f"model.words stand in another order than those of the data: {', '.join(found)}.")
+    parts = [f"{what} {', '.join(words)}" for what, words in (("lack", missing), ("have besides", further)) if words]
+    raise UserError(f"model.words ({len(own)}) are not those of the data ({len(found)}): they {' and '.join(parts)}.")

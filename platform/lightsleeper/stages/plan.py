@@ -137,6 +137,10 @@ def check_data(todo: Plan, runs_dir: Path) -> None:
         return
     data = reader.object("data", spec, L.LightningDataModule)
     reader.guard("data", asked(data, "check"))
+    model = todo.config["model"]
+    family = parsing.find_class(model["class_path"])
+    if issubclass(family, Family):
+        reader.guard("data", lambda: family.check_source(model.get("init_args") or {}, data))
 
 
 def check_model(family: type, settings: RunConfig) -> None:
