@@ -1,5 +1,6 @@
 """`lightning listen` for ten hours: memory as after the first one, in torch and in ONNX Runtime."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lightsleeper.deploy.export import export
+from lightsleeper.bench.wakeword_nets import make
+from lightsleeper.deploy.detector import StreamingDetector
+from lightsleeper.deploy.export import export, write_onnx
 from lightsleeper.deploy.finalize import load_model
 from tiny_detector import RATE, RUN, detector_runs
 
@@ -51,3 +54,22 @@ def test_ten_hours_of_a_stream_need_the_memory_of_one(kind: str, view: str, tmp_
     assert f"{HOURS}:00:00 heard".encode() in said
     assert len(lines) == HOURS * 3600  # each second: nothing fires for a second after an event
     assert found[-1] - found[1] <= MOST_MB
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+@pytest.mark.parametrize("name", ["RepCNN folded", "BC-ResNet-1", "HEiMDaL 1d", "HEiMDaL bc", "DNN-HMM", "DS-TCN"])
+def test_an_hour_of_every_family_needs_the_memory_of_ten_minutes(name: str, tmp_path: Path):
+    model = make(name)
+    model.threshold.fill_(-1e9)
+    write_onnx(model.export_spec()[0], tmp_path / "model.onnx")
+    detector = StreamingDetector.open(tmp_path / "model.onnx")
+    audio = (np.random.default_rng(0).standard_normal(RATE) / 30).astype(np.float32)
+    chunks, found, events = np.array_split(audio, 3), [], 0
+    for _ in range(6):
+        for _ in range(600):
+            events += sum(len(detector.push(chunk)) for chunk in chunks)
+        gc.collect()
+        found.append(rss_mb(os.getpid()))
+    assert events >= 3000
+    assert found[-1] - found[0] <= MOST_MB

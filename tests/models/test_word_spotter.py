@@ -22,6 +22,7 @@ from lightsleeper.models.kws_encoder import sample_audio
 from lightsleeper.models.word_spotter import Steps, WordSpotter
 from models.word_streams import SMALL, WORDS, Tones, batch, force, gates, make, stream
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 DOUBLE, SINGLE = 1e-12, 1e-5
 HEAVY = ("MatMul", "Gemm", "Conv", "FusedMatMul")
@@ -275,6 +276,16 @@ def test_a_parent_of_other_words_gives_its_encoder(tmp_path: Path):
 
 
 # Judging.
+
+
+@pytest.mark.parametrize("arguments", [{}, {"encoder": "bc_resnet", "tau": 0.5}], ids=str)
+def test_the_heads_multiplications_are_those_that_run(arguments: dict[str, Any]):
+    model = make(**arguments)
+    dim, steps = model.heads.detection.in_features, model.encoder.steps
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        found = model.heads.find(torch.randn(1, steps, dim))
+    boxes = 2 * dim * found.word.numel()  # products and sums of vectors, which the counter leaves out
+    assert counter.get_total_flops() // 2 + boxes == model.heads.macs(steps)
 
 
 def test_skipped_shares_are_of_the_encoders_multiplications():
