@@ -41,12 +41,15 @@ def test_each_speaker_is_tested_once(folder):
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_the_gated_network_begins_with_the_ungated_one_of_its_fold(folder, quick):
+def test_the_gated_network_and_its_rival_begin_with_the_ungated_one_of_their_fold(folder, quick):
     plans = {name: bench.job(name, folder, ("a", "b"), 7, quick).plan for name in bench.ARMS}
-    check_settings(plans["gated"])
-    (step,) = plans["gated"].steps.values()
-    assert step.hash == plans["ungated"].hash
-    assert plans["gated"].config["data"]["init_args"]["test_speakers"] == ["a", "b"]
+    for name in ("longer", "gated"):
+        check_settings(plans[name])
+        (step,) = plans[name].steps.values()
+        assert step.hash == plans["ungated"].hash
+        assert plans[name].config["model"]["init_args"]["gated"] is (name == "gated")
+        assert plans[name].config["data"]["init_args"]["test_speakers"] == ["a", "b"]
+    assert plans["longer"].config["trainer"] == plans["gated"].config["trainer"]
 
 
 def test_speakers_are_pooled_with_exact_intervals():

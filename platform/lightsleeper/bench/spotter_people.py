@@ -1,9 +1,9 @@
 """`lightning bench spotter --part people`: digits of some speakers learned, those of the others found in streams.
 
 The six speakers of `spoken_digits` are divided into pairs; each pair is tested by networks that never heard it, trained
-on the others: one without gates and, begun with it, one with. Streams are digits strung together over recorded noise;
-speech without digits (`coffee_orders`) is heard in training and, other recordings of it, in the test. Every training is
-a run below ``out``; a second call goes on.
+on the others: one without gates and, begun with it, one that trains on without gates and one that trains on with them.
+Streams are digits strung together over recorded noise; speech without digits (`coffee_orders`) is heard in training
+and, other recordings of it, in the test. Every training is a run below ``out``; a second call goes on.
 """
 
 import csv
@@ -31,7 +31,7 @@ QUICK = (
     "--data.val_quiet_minutes=0.2", "--data.test_speech_minutes=1", "--data.test_quiet_minutes=0.2",
     "--run.parity_inputs=2",
 )  # fmt: skip
-ARMS = {"ungated": "conformer", "gated": "gated conformer"}
+ARMS = {"ungated": "conformer", "longer": "conformer, trained on", "gated": "gated conformer"}
 
 
 def run(
@@ -77,7 +77,7 @@ def pairs(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def job(name: str, folder: Path, tested: Sequence[str], seed: int, quick: bool) -> Training:
-    """A training of one arm; the step that a gated one begins with is the ungated one of the same fold and seed."""
+    """A training of one arm; the step that the others begin with is the ungated one of the same fold and seed."""
     same = (
         *SAME, *(QUICK if quick else ()), f"--seed_everything={seed}", f"--data.path={folder / DIGITS}",
         f"--data.negatives={json.dumps([str(folder / NEGATIVES)])}", f"--data.noise={folder / NOISE}",
@@ -89,7 +89,8 @@ def job(name: str, folder: Path, tested: Sequence[str], seed: int, quick: bool) 
     first = recipes.load([RECIPE, OVERLAY], list(same)).config
     sections = ("seed_everything", "data", "trainer", "run", "tracking")
     step = tuple(f"--requires.{STEP}.set.{section}={json.dumps(first[section])}" for section in sections)
-    return Training(Arm(name, GATED, same, ARMS[name], (OVERLAY,)), seed, (*same, *step))
+    gates = ("--model.gated=false",) if name == "longer" else ()
+    return Training(Arm(name, GATED, same, ARMS[name], (OVERLAY,)), seed, (*same, *gates, *step))
 
 
 def pooled(rows: Sequence[Row], arm: str) -> dict[str, Any] | None:
