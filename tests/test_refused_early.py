@@ -65,6 +65,11 @@ DATA = [
         recordings(),
     ),
     Case(
+        "streams in chunks that are no whole slides",
+        "run word_spotter --model.slide_ms=280",
+        ("data", "chunks of 9.6 s", "280 ms"),
+    ),
+    Case(
         "words that are not those of the data",
         "run words_repcnn --data.words=[up,down]",
         ("data", "model.words (12)", "(2)", "they have besides backward, forward"),

@@ -261,8 +261,8 @@ def divided_by_speaker(others: Mapping[Path, str], heard: Mapping[str, str]) -> 
     if len(strangers) < len(PARTS):
         drawn = dict(zip(strangers, ("train", "test"), strict=False))
     else:
-        cut = divided([Path(speaker) for speaker in strangers], PARTS)
-        drawn = {path.name: part for part, paths in cut.items() for path in paths}
+        names = {Path(content_hash(speaker)): speaker for speaker in strangers}
+        drawn = {names[path]: part for part, paths in divided(list(names), PARTS).items() for path in paths}
     sides = {file: {heard.get(speaker) or drawn[speaker]} for file, speaker in others.items() if speaker}
     for part, files in divided([file for file, speaker in others.items() if not speaker], PARTS).items():
         for file in files:

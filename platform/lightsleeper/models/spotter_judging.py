@@ -1,7 +1,7 @@
 """How a family that finds words is judged: by streams, chunk by chunk; its words, their places, and what it skipped."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -60,18 +60,14 @@ class JudgedSpotter(Family):
         """The state (batch, S) before anything was heard."""
         raise NotImplementedError
 
+    @classmethod
+    def check_source(cls, arguments: Mapping[str, Any], data: Any) -> None:
+        if isinstance(slide_ms := arguments.get("slide_ms"), int):
+            _whole_slides(_chunk(data), slide_ms)
+
     def check_data(self, data: Any) -> None:
         """Chunks of streams must be whole slides: raises UserError."""
-        chunk = getattr(getattr(data, "plan", None), "chunk", None)
-        if chunk is not None:
-            self._whole_slides(chunk)
-
-    def _whole_slides(self, samples: int) -> None:
-        if samples % self.windowing.slide_samples:
-            raise UserError(
-                f"chunks of {samples / SAMPLE_RATE:g} s are no whole slides of {self.windowing.slide_ms} ms: "
-                "data.chunk_seconds must be a multiple of model.slide_ms."
-            )
+        _whole_slides(_chunk(data), self.windowing.slide_ms)
 
     def judge_words(self) -> None:
         self.metric = WordDetection(self.words, PUBLISHED_THRESHOLD)
@@ -84,7 +80,7 @@ class JudgedSpotter(Family):
             self._state = self.initial()
             metric.add_stream(stream, batch["events"], float(batch["seconds"]), content)
         if not batch["last"]:
-            self._whole_slides(batch["audio"].shape[1])
+            _whole_slides(batch["audio"].shape[1], self.windowing.slide_ms)
         audio = F.pad(batch["audio"], (0, -batch["audio"].shape[1] % self.windowing.slide_samples))
         steps = self.stream(audio, self._state)
         self._state = steps.state
@@ -142,3 +138,16 @@ class JudgedSpotter(Family):
         best = metric.best_threshold()
         self.threshold.fill_(PUBLISHED_THRESHOLD if math.isnan(best) else best)
         return {"value": float(self.threshold), "target": TARGET}
+
+
+def _chunk(data: Any) -> int:
+    """Samples that the data's streams come in; 0: they do not say."""
+    return getattr(getattr(data, "plan", None), "chunk", 0)
+
+
+def _whole_slides(samples: int, slide_ms: int) -> None:
+    if samples % (slide_ms * SAMPLE_RATE // 1000):
+        raise UserError(
+            f"chunks of {samples / SAMPLE_RATE:g} s are no whole slides of {slide_ms} ms: data.chunk_seconds must be a "
+            "multiple of model.slide_ms."
+        )
