@@ -16,6 +16,7 @@ from lightsleeper.errors import UserError
 from lightsleeper.metrics.skipping import SkippedMACs
 from lightsleeper.metrics.words import WordDetection
 from lightsleeper.models.family import Batch
+from lightsleeper.models.spotter_judging import whole_slides
 
 
 def metrics_of(metadata: Mapping[str, str], threshold: float) -> tuple[WordDetection, SkippedMACs | None]:
@@ -37,11 +38,8 @@ def follow(model: SpotterModel, chunks: Iterable[Batch], metric: WordDetection, 
             state = model.initial()
             metric.add_stream(stream, chunk["events"], float(chunk["seconds"]), content)
         audio = chunk["audio"][0].cpu().numpy()
-        if len(audio) % hop and not chunk["last"]:
-            raise UserError(
-                f"chunks of {len(audio) / rate:g} s are no whole hops of {1000 * hop / rate:g} ms: set "
-                "data.chunk_seconds to a multiple of the model's slide."
-            )
+        if not chunk["last"]:
+            whole_slides(len(audio), 1000 * hop // rate)
         audio = np.pad(audio, (0, -len(audio) % hop))
         first = round(start_s * rate / hop)
         size = hop * model.hops if model.hops is not None else max(hop, len(audio))

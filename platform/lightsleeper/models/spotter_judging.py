@@ -63,11 +63,11 @@ class JudgedSpotter(Family):
     @classmethod
     def check_source(cls, arguments: Mapping[str, Any], data: Any) -> None:
         if isinstance(slide_ms := arguments.get("slide_ms"), int):
-            _whole_slides(_chunk(data), slide_ms)
+            whole_slides(_chunk(data), slide_ms)
 
     def check_data(self, data: Any) -> None:
         """Chunks of streams must be whole slides: raises UserError."""
-        _whole_slides(_chunk(data), self.windowing.slide_ms)
+        whole_slides(_chunk(data), self.windowing.slide_ms)
 
     def judge_words(self) -> None:
         self.metric = WordDetection(self.words, PUBLISHED_THRESHOLD)
@@ -80,7 +80,7 @@ class JudgedSpotter(Family):
             self._state = self.initial()
             metric.add_stream(stream, batch["events"], float(batch["seconds"]), content)
         if not batch["last"]:
-            _whole_slides(batch["audio"].shape[1], self.windowing.slide_ms)
+            whole_slides(batch["audio"].shape[1], self.windowing.slide_ms)
         audio = F.pad(batch["audio"], (0, -batch["audio"].shape[1] % self.windowing.slide_samples))
         steps = self.stream(audio, self._state)
         self._state = steps.state
@@ -145,7 +145,8 @@ def _chunk(data: Any) -> int:
     return getattr(getattr(data, "plan", None), "chunk", 0)
 
 
-def _whole_slides(samples: int, slide_ms: int) -> None:
+def whole_slides(samples: int, slide_ms: int) -> None:
+    """Raise UserError for chunks of so many samples that are no multiple of the slide."""
     if samples % (slide_ms * SAMPLE_RATE // 1000):
         raise UserError(
             f"chunks of {samples / SAMPLE_RATE:g} s are no whole slides of {slide_ms} ms: data.chunk_seconds must be a "

@@ -312,7 +312,6 @@ class WordSpotter(JudgedSpotter):
         return self.gating or not self.gated
 
     def on_fit_start(self) -> None:
-        self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         epochs = self.trainer.max_epochs
         if self.gated and epochs is not None and 0 <= epochs <= self.gate_free_epochs:
             raise UserError(
