@@ -55,14 +55,16 @@ def test_the_result_is_json_and_holds_every_figure_of_every_network(result: dict
     assert json.loads(json.dumps(result)) == result
     assert list(result["networks"]) == ["RepCNN folded", "RepCNN branched", "BC-ResNet-1"]
     for row in result["networks"].values():
-        assert list(row["us"]) == ["hop", "32", "320", "graph 32", "graph 320"]
+        assert list(row["us"]) == ["hop", "32", "320", "graph 32", "graph 320", "network 32", "network 320"]
         for times in row["us"].values():
             assert 0 < times["min"] <= times["p10"] <= times["median"] <= times["p90"]
         assert row["rtf"]["320"] == row["us"]["320"]["median"] / 320_000
         assert row["max_difference"] <= 1e-5
         assert row["state_bytes"] % 4 == 0
-        for cell in row["activation_bytes"].values():
+        for ms, cell in row["activation_bytes"].items():
             assert cell["measured"] >= cell["computed"] / 2 > 0
+            assert 0 < row["network_activation_bytes"][ms]["measured"] < cell["measured"]
+            assert 0 < row["network_activation_bytes"][ms]["computed"] < cell["computed"]
     folded, branched, _ = result["networks"].values()
     assert folded["parameters"] < branched["parameters"]
     assert folded["network_macs_per_s"] < branched["network_macs_per_s"]
@@ -92,7 +94,36 @@ def test_the_tables_name_bars_and_verdicts(result: dict):
         slow[form] = {ms: {**cell, "detector": {"median": 4.1, "p10": 4, "p90": 5}} for ms, cell in slow[form].items()}
     text = "\n".join(wakeword_speed.report({**result, "engine": slow}))
     assert text.count("reached") == 4
-    assert "BC-ResNet-1" in text
+
+
+def _row(microseconds: float, network: float, counted: int, arena: int) -> dict:
+    """Of a network that takes so long a call, and whose arena is larger by 1,000 bytes with its front end."""
+    times = {"hop": microseconds, "32": microseconds, "320": 2 * microseconds}
+    times |= {f"network {ms}": network for ms in ("32", "320")}
+    memory = {ms: {"computed": counted, "measured": arena} for ms in ("20", "320")}
+    return {
+        "parameters": 1, "file_bytes": 1, "network_macs_per_s": 1, "frontend_macs_per_s": 1, "state_bytes": 4,
+        "past_ms": 1.0, "hop_ms": 20.0, "rtf": {"32": 0.1, "320": 0.1}, "max_difference": 0.0,
+        "us": {chunk: {"median": value, "p10": value, "p90": value} for chunk, value in times.items()},
+        "activation_bytes": {ms: {**cell, "measured": 1000 + arena} for ms, cell in memory.items()},
+        "network_activation_bytes": memory,
+    }  # fmt: skip
+
+
+def test_bc_resnet_is_compared_with_both_widths_whole_and_without_front_end():
+    networks = {
+        "RepCNN folded": _row(100, 40, 300, 1000),
+        "RepCNN-16 folded": _row(80, 20, 200, 500),
+        "BC-ResNet-1": _row(240, 160, 600, 2500),
+    }
+    result = {"rounds": 1, "stretch_ms": 1600.0, "clock_over_processor": 1.0, "networks": networks}
+    rows = [line.split(maxsplit=2) for line in wakeword_speed.report(result) if line.startswith("BC-ResNet-1 ")]
+    assert [row[1:] for row in rows if row[1] in ("detector", "network")] == [
+        ["detector", "32 ms 2.4, 320 ms 2.4 | 20 ms 2.0, 1.8; 320 ms 2.0, 1.8"],
+        ["network", "32 ms 4.0, 320 ms 4.0 | 20 ms 2.0, 2.5; 320 ms 2.0, 2.5"],
+        ["detector", "32 ms 3.0, 320 ms 3.0 | 20 ms 3.0, 2.3; 320 ms 3.0, 2.3"],
+        ["network", "32 ms 8.0, 320 ms 8.0 | 20 ms 3.0, 5.0; 320 ms 3.0, 5.0"],
+    ]
 
 
 def test_every_family_is_among_the_networks():

@@ -42,7 +42,9 @@ PLAIN_PHONES = _cnn("plain_phones", "plain CNN, phones too", "--model.branches=0
 REPCNN = _cnn("repcnn", "RepCNN, 4 branches", "--model.branches=4")
 REPCNN_PHONES = _cnn("repcnn_phones", "RepCNN, phones too", "--model.branches=4", "--model.phone_weight=1.0")
 HEIMDAL = _heimdal("heimdal", "HEiMDaL, labels C2 (coverage), offset weight 0.1")
+REPCNN_16 = _cnn("repcnn_16", "RepCNN, 4 branches, width 16", "--model.branches=4", "--model.width=16")
 BCRESNET = Arm("bcresnet_1", "wakeword_bcresnet", ("--model.tau=1.0",), "BC-ResNet, tau 1")
+BCRESNET_WIDER = Arm("bcresnet_1.5", "wakeword_bcresnet", ("--model.tau=1.5",), "BC-ResNet, tau 1.5")
 
 GROUPS = {
     group.name: group
@@ -70,8 +72,8 @@ GROUPS = {
         Group(
             "bcresnet",
             "RepCNN is as accurate as BC-ResNet; time and memory are in --part speed",
-            (REPCNN, BCRESNET),
-            (("bcresnet_1", "repcnn"),),
+            (REPCNN, BCRESNET, REPCNN_16, BCRESNET_WIDER),
+            (("bcresnet_1", "repcnn"), ("bcresnet_1", "repcnn_16"), ("bcresnet_1.5", "repcnn")),
         ),
         Group(
             "phones",
@@ -90,7 +92,7 @@ GROUPS = {
             "the claim of branches at half the width, where a plain network has less to find",
             (
                 _cnn("plain_16", "plain CNN, width 16", "--model.branches=0", "--model.width=16"),
-                _cnn("repcnn_16", "RepCNN, 4 branches, width 16", "--model.branches=4", "--model.width=16"),
+                REPCNN_16,
             ),
             (("plain_16", "repcnn_16"),),
         ),

@@ -2,7 +2,8 @@
 
 In each round every network, and the engine, listens to the same stretch of audio in turn, so that whatever else the
 machine does meets all alike. Timed are the graph alone (a hop a call, and the hops that become whole with every 32 or
-320 ms), and the whole detector (16-bit samples in, events out) fed 32 ms, the engine's own frame, and 320 ms at a time.
+320 ms), the whole detector (16-bit samples in, events out) fed 32 ms, the engine's own frame, and 320 ms at a time, and
+the network without its front end (features in, as on a device that has its own), as papers compare networks.
 Weights are untrained: they do not change the work.
 Times are the processor's (one thread), which other processes disturb less than the clock's; the ratio of the two is
 printed, and is 1 on a quiet machine.
@@ -24,9 +25,12 @@ import numpy as np
 from lightsleeper.bench import wakeword_speed_report
 from lightsleeper.bench.engine_clock import FORMS, EngineClock
 from lightsleeper.bench.timing import spread
-from lightsleeper.bench.wakeword_nets import FOLDED, NETWORKS, QUICK, make, write
+from lightsleeper.bench.wakeword_nets import FOLDED, NETWORKS, QUICK, activation_bytes, inputs_of, make, write
 from lightsleeper.deploy.benchmark import speech_like_noise
 from lightsleeper.deploy.detector import OnnxStream, StreamingDetector
+from lightsleeper.deploy.export import write_onnx
+from lightsleeper.deploy.runtime import OnnxGraph
+from lightsleeper.models.family import ExportGraph
 
 RATE = 16_000
 CHUNKS_MS = (32, 320)
@@ -57,7 +61,12 @@ def run(
         for name in QUICK if quick else NETWORKS:
             path = folder / f"{name.replace(' ', '-')}.onnx"
             networks[name] = write(make(name), path)
-            calls.update({f"{name}/{chunk}": call for chunk, call in timed_calls(path, threads).items()})
+            alone = make(name, frontend="separate").export_spec()[0]
+            bare = path.with_name(f"{path.stem}-features.onnx")
+            write_onnx(alone, bare)
+            networks[name]["network_activation_bytes"] = activation_bytes(alone, bare)
+            timed = timed_calls(path, threads) | network_calls(alone, bare, threads)
+            calls.update({f"{name}/{chunk}": call for chunk, call in timed.items()})
         times = in_rounds(calls, clock, audio, rounds)
     for name, row in networks.items():
         row["us"] = {key.removeprefix(f"{name}/"): _us(times[key]) for key in calls if key.startswith(f"{name}/")}
@@ -83,7 +92,7 @@ def timed_calls(path: Path, threads: int) -> dict[str, Call]:
 
     def graph(samples: int, heard: np.ndarray) -> tuple[float, float]:
         audio = heard.astype(np.float32) / np.float32(32768)
-        ends = [end // detector.hop * detector.hop for end in range(samples, len(audio) + 1, samples)]
+        ends = whole_hops(samples, detector.hop, len(audio))
         chunks = [audio[start:end] for start, end in pairwise([0, *ends])]
         state = model.initial()
         started = time.perf_counter(), time.thread_time()
@@ -105,6 +114,34 @@ def timed_calls(path: Path, threads: int) -> dict[str, Call]:
         **{ms: partial(whole, size) for ms, size in sizes.items()},
         **{f"graph {ms}": partial(graph, size) for ms, size in sizes.items()},
     }
+
+
+def network_calls(graph: ExportGraph, path: Path, threads: int) -> dict[str, Call]:
+    """What gives the file of a network without front end the features of a stretch, as many a call as become whole
+    hops: "network 32" and "network 320"."""
+    session, hop = OnnxGraph(path, threads), int(graph.metadata["hop_samples"])
+    given = {name: value.numpy() for name, value in inputs_of(graph, 1000 * STRETCH / RATE).items()}
+    frames = given["features"].shape[-1]
+
+    def network(chunks: list[np.ndarray], _: np.ndarray) -> tuple[float, float]:
+        state = given["state"]
+        started = time.perf_counter(), time.thread_time()
+        for chunk in chunks:
+            if chunk.shape[-1]:
+                state = session.run({"features": chunk, "state": state})["next_state"]
+        return _since(started, len(chunks))
+
+    calls: dict[str, Call] = {}
+    for ms in CHUNKS_MS:
+        ends = [end * frames // STRETCH for end in whole_hops(RATE * ms // 1000, hop, STRETCH)]
+        parts = [np.ascontiguousarray(given["features"][..., first:last]) for first, last in pairwise([0, *ends])]
+        calls[f"network {ms}"] = partial(network, parts)
+    return calls
+
+
+def whole_hops(samples: int, hop: int, total: int) -> list[int]:
+    """Where in ``total`` samples the last whole hop ends, after every ``samples`` of them."""
+    return [end // hop * hop for end in range(samples, total + 1, samples)]
 
 
 def _since(started: tuple[float, float], calls: int) -> tuple[float, float]:

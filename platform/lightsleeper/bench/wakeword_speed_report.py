@@ -5,7 +5,7 @@ from typing import Any
 
 from lightsleeper.bench.engine_clock import FORMS
 from lightsleeper.bench.timing import shown
-from lightsleeper.bench.wakeword_nets import FOLDED, MEMORY_MS
+from lightsleeper.bench.wakeword_nets import FOLDED, MEMORY_MS, NARROW
 
 EQUAL = 1e-5
 BARS = {"32": 1.0, "320": 4.0}  # how many times as long as ours the engine takes, at least
@@ -24,17 +24,21 @@ def lines(result: Row) -> Iterator[str]:
     yield (
         f"{'':16}{'params':>9}{'file kB':>9}{'MMAC/s':>8}{'state B':>9}{'past ms':>9}{'hop ms':>8}"
         f"{'graph, 1 hop':>18}{'detector, 32 ms':>19}{'320 ms':>19}{'rtf 32':>9}{'rtf 320':>9}"
+        f"{'network, 32 ms':>19}{'320 ms':>19}"
     )
     for name, row in networks.items():
-        widths = {"hop": 18, "32": 19, "320": 19}
-        times = "".join(f"{_range(row['us'][chunk]):>{width}}" for chunk, width in widths.items())
+        times = f"{_range(row['us']['hop']):>18}" + "".join(f"{_range(row['us'][chunk]):>19}" for chunk in BARS)
+        alone = "".join(f"{_range(row['us'][f'network {chunk}']):>19}" for chunk in BARS)
         yield (
             f"{name:16}{row['parameters']:>9,}{row['file_bytes'] / 1000:>9.0f}{row['network_macs_per_s'] / 1e6:>8.1f}"
             f"{row['state_bytes']:>9,}{row['past_ms']:>9.0f}{row['hop_ms']:>8.0f}{times}"
-            f"{row['rtf']['32']:>9.5f}{row['rtf']['320']:>9.5f}"
+            f"{row['rtf']['32']:>9.5f}{row['rtf']['320']:>9.5f}{alone}"
         )
     front = next(iter(networks.values()))["frontend_macs_per_s"]
-    yield f"MMAC/s are the network's; the front end adds {front / 1e6:.1f} to each"
+    yield (
+        f"MMAC/s are the network's; the front end adds {front / 1e6:.1f} to each; last columns: features in, as many "
+        "as become whole hops with 32 and 320 ms"
+    )
     worst = max(row["max_difference"] for row in networks.values())
     yield (
         f"file in chunks of 1, 2, 3 ... hops against the model on the whole: {worst:.1e}; equal to {EQUAL:.0e}: "
@@ -47,32 +51,47 @@ def lines(result: Row) -> Iterator[str]:
 
 
 def _memory(networks: dict[str, Row]) -> Iterator[str]:
-    yield "peak bytes of tensors in a call: counted on the graph | smallest arena in which ONNX Runtime runs it"
-    for name, row in networks.items():
-        text = f"{name:16}"
-        for ms in (f"{ms:g}" for ms in MEMORY_MS):
-            cell = row["activation_bytes"][ms]
-            measured = "unknown" if cell["measured"] is None else f"{cell['measured']:,}"
-            text += f"{ms + ' ms':>10}{cell['computed']:>11,} |{measured:>10}"
-        yield text
+    for key, what in (("activation_bytes", "audio in"), ("network_activation_bytes", "features in, no front end")):
+        yield (
+            f"peak bytes of tensors in a call, {what}: counted on the graph | smallest arena in which ONNX Runtime "
+            "runs it"
+        )
+        for name, row in networks.items():
+            text = f"{name:16}"
+            for ms in (f"{ms:g}" for ms in MEMORY_MS):
+                cell = row[key][ms]
+                measured = "unknown" if cell["measured"] is None else f"{cell['measured']:,}"
+                text += f"{ms + ' ms':>10}{cell['computed']:>11,} |{measured:>10}"
+            yield text
 
 
 def _claims(networks: dict[str, Row]) -> Iterator[str]:
-    ours = networks[FOLDED]
-    yield (
-        f"BC-ResNet against RepCNN folded (claims, at equal accuracy: {RUNTIME} times the run time, {MEMORY} times the "
-        "peak memory): times as long | times the bytes, counted and in ONNX Runtime"
-    )
-    for name, row in networks.items():
-        if not name.startswith("BC-ResNet"):
+    for base in (FOLDED, NARROW):
+        if base not in networks:
             continue
-        long = (f"{chunk} ms {row['us'][chunk]['median'] / ours['us'][chunk]['median']:.1f}" for chunk in BARS)
-        many = []
-        for ms in (f"{ms:g}" for ms in MEMORY_MS):
-            theirs, mine = row["activation_bytes"][ms], ours["activation_bytes"][ms]
-            known = [kind for kind in ("computed", "measured") if theirs[kind] and mine[kind]]
-            many.append(f"{ms} ms " + ", ".join(f"{theirs[kind] / mine[kind]:.1f}" for kind in known))
-        yield f"{name:16}{', '.join(long)} | {'; '.join(many)}"
+        yield (
+            f"BC-ResNet against {base} (claims, at equal accuracy: {RUNTIME} times the run time, {MEMORY} times the "
+            "peak memory): times as long | times the bytes, counted and in ONNX Runtime"
+        )
+        for name, row in networks.items():
+            if name.startswith("BC-ResNet"):
+                for what, times, memory in (
+                    ("detector", "", "activation_bytes"),
+                    ("network", "network ", "network_activation_bytes"),
+                ):
+                    yield f"{name:16}{what:10}{_against(row, networks[base], times, memory)}"
+
+
+def _against(row: Row, base: Row, times: str, memory: str) -> str:
+    long = (
+        f"{chunk} ms {row['us'][times + chunk]['median'] / base['us'][times + chunk]['median']:.1f}" for chunk in BARS
+    )
+    many = []
+    for ms in (f"{ms:g}" for ms in MEMORY_MS):
+        theirs, ours = row[memory][ms], base[memory][ms]
+        known = [kind for kind in ("computed", "measured") if theirs[kind] and ours[kind]]
+        many.append(f"{ms} ms " + ", ".join(f"{theirs[kind] / ours[kind]:.1f}" for kind in known))
+    return f"{', '.join(long)} | {'; '.join(many)}"
 
 
 def _engine(engine: Row, ours: Row) -> Iterator[str]:
