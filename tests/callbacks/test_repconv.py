@@ -1,6 +1,7 @@
 """Numbers in comments are the invariants of the RepCNN dossier, section 9."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -61,6 +62,20 @@ def test_folded_equals_unfolded(seed, kernel, kind, branches, smaller, scale, sk
         folded = layer.reparameterize()
         assert type(folded) is nn.Conv1d
         assert distance(layer(x.to(kind_)), folded(x.to(kind_))) <= tolerance
+
+
+# 1: every combination, differences in absolute terms
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7, 13])
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_every_combination_folds_to_the_same_outputs(kernel: int, causal: bool):
+    x, either = draw(2, 4, 33), (False, True)
+    for groups, branches, scale, skip, dilation, stride in product((1, 4), (1, 2, 4), either, either, (1, 2), (1, 2)):
+        layer = RepConv1d(4, 4, kernel, stride, dilation, groups, branches, scale=scale, skip=skip, causal=causal)
+        randomized(layer)
+        for kind, tolerance in ((torch.float32, SINGLE), (torch.float64, DOUBLE)):
+            layer.to(kind)
+            assert (layer(x.to(kind)) - layer.reparameterize()(x.to(kind))).abs().max() <= tolerance
 
 
 @given(
@@ -171,11 +186,14 @@ def test_a_causal_layer_does_not_see_the_future():
 
 # 7
 def test_gradient_flows_to_every_branch_and_branches_start_different():
+    torch.manual_seed(0)
     layer = RepConv1d(4, 4, 5, branches=3, kernels=[3])
-    layer(draw(8, 4, 20).float()).square().sum().backward()
+    F.mse_loss(layer(draw(8, 4, 20).float()).relu(), draw(8, 4, 20, seed=1).float()).backward()
     assert len(layer.branches) == 5  # three whole, one of 3 taps, one of 1
-    assert all(value.grad is not None for value in layer.parameters())
-    assert not torch.equal(layer.branches[0][0].weight, layer.branches[1][0].weight)
+    assert layer.skip is not None
+    assert all(value.grad is not None and value.grad.any() for value in layer.parameters())
+    middles = torch.stack([conv.weight[..., conv.kernel_size[0] // 2] for conv, _ in layer.branches])
+    assert len(middles.unique(dim=0)) == 5
 
 
 # 10

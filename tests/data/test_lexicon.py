@@ -13,6 +13,8 @@ from lightsleeper.data.lexicon import Lexicon, common_words, near_words, split_w
 from lightsleeper.errors import UserError
 from lightsleeper.phones import PHONES
 
+VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
+
 lexicon = Lexicon.default()
 
 
@@ -66,8 +68,12 @@ def test_a_word_outside_the_lexicon_is_read_by_the_neural_model_and_says_so() ->
 
 def test_the_neural_models_inventory_is_the_published_one() -> None:
     assert len(SYMBOLS) == 74
+    assert SYMBOLS[:4] == ("<pad>", "<unk>", "<s>", "</s>")
     assert SYMBOLS[4:7] == ("AA0", "AA1", "AA2")
+    assert len(set(SYMBOLS[4:])) == 70
     assert {symbol.rstrip("012") for symbol in SYMBOLS[4:]} == set(PHONES)
+    assert {symbol for symbol in SYMBOLS[4:] if symbol[-1] in "012"} == {f"{v}{s}" for v in VOWELS for s in "012"}
+    assert spell_out("stop") == ["S", "T", "AA1", "P"]
 
 
 def test_words_number_each_phone() -> None:

@@ -8,13 +8,11 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
-import torch
 from lightsleeper.deploy.export import export
 from lightsleeper.deploy.small import Streams
 from lightsleeper.models.wakeword import WakeWord
 from lightsleeper_callbacks.foldable import folds, put
-from models.wake_streams import make, stream
-from torch import Tensor, nn
+from models.wake_streams import lively, make, stream
 
 
 def streams(test: int = 2, seconds: int = 20) -> Streams:
@@ -30,26 +28,10 @@ def exported(name: str, *formats: str, **arguments: Any) -> tuple[Path, list[dic
 
 
 def folded(name: str, **arguments: Any) -> WakeWord:
-    """With weights that let a signal through (each layer's outputs have a standard deviation of one): fresh ones give
-    nearly the same score for all audio."""
     model = make(name, **arguments)
     model.threshold.fill_(0.5)
     put(model, folds(model))
-    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv1d, nn.Conv2d))]
-    hooks = [layer.register_forward_hook(_even) for layer in layers]
-    with torch.no_grad():
-        model(torch.cat([batch["audio"] for batch in stream(0, 20)], 1))
-    for hook in hooks:
-        hook.remove()
-    return model
-
-
-def _even(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
-    scale, mean = 1 / output.std(), output.mean()
-    for name, value in layer.named_parameters():
-        value -= mean if name == "bias" else 0
-        value *= scale
-    return (output - mean) * scale
+    return lively(model, 20)
 
 
 def logits(score: np.ndarray) -> np.ndarray:

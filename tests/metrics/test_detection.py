@@ -100,6 +100,17 @@ def test_detectors_that_always_or_never_fire():
     assert found["negative_hours_needed"].value == pytest.approx(-math.log(0.05) / 0.5)
 
 
+@pytest.mark.parametrize("refractory_s", [0.5, 1.0, 2.0])
+def test_a_detector_that_always_fires_gives_an_event_a_refractory_time(refractory_s: float):
+    metric = FRRAtFalseAlarms(frame_s=FRAME_S, refractory_s=refractory_s)
+    metric.add_stream(0, [])
+    metric.update(torch.ones(180_000), 0, 0)
+    assert metric.results("", 0.5)["fa_per_hour"].value == pytest.approx(3600 / refractory_s)
+    events = EventDecoder(0.5, FRAME_S, refractory_s=refractory_s).events([1.0] * 500)
+    assert np.diff([event.time_s for event in events]).tolist() == pytest.approx([refractory_s] * (len(events) - 1))
+    assert len(events) == 10 / refractory_s
+
+
 @given(st.integers(0, 10_000))
 @settings(max_examples=10, deadline=None)
 def test_frr_never_falls_and_false_alarms_never_rise_with_the_threshold(seed: int):

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightsleeper.deploy.benchmark import size_of
 from lightsleeper.metrics.detection import FRRAtFalseAlarms
 from lightsleeper.models.heimdal import HEiMDaL
 from models.wake_streams import make
@@ -22,7 +23,10 @@ def batch() -> dict:
 @pytest.mark.parametrize(("name", "width"), [("heimdal", 12), ("heimdal_bc", 16)])
 def test_the_offset_costs_the_width_and_one_parameters(name: str, width: int):
     def count(offset: bool) -> int:
-        return sum(value.numel() for value in make(name, offset=offset).parameters())
+        model = make(name, offset=offset)
+        found = size_of(model)["parameters"]  # what the record says
+        assert found == sum(value.numel() for value in model.parameters())
+        return found
 
     assert count(True) - count(False) == width + 1
 

@@ -1,15 +1,20 @@
 """Numbers in comments are the invariants of the RepCNN dossier, section 9."""
 
+import copy
 from types import SimpleNamespace
 
 import lightning as L
+import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightsleeper.deploy.export import export, write_onnx
 from lightsleeper.deploy.finalize import finalize, load_model, save_model
+from lightsleeper.deploy.onnx_int8 import write_int8
+from lightsleeper.deploy.runtime import OnnxGraph
 from lightsleeper.errors import UserError
 from lightsleeper.models.family import ExportGraph
 from lightsleeper.models.kws_encoder import sample_audio
@@ -64,6 +69,15 @@ def test_the_folded_model_is_saved_and_loaded(tmp_path):
     assert again.words == WORDS
 
 
+@torch.no_grad()
+def offline(model: SpokenWordCNN, audio: Tensor) -> Tensor:
+    """Logits of each frame of a clip, of the mean over all frames so far."""
+    features = model.frontend.center(model.frontend.power(audio[None]), None)
+    hidden = model.layers(features.transpose(1, 2))
+    means = hidden.cumsum(2) / torch.arange(1, hidden.shape[2] + 1)
+    return model.head(means[0].T)
+
+
 # 5
 @given(seed=st.integers(0, 10_000), folded=st.booleans(), normalize=st.sampled_from(["running", "none"]))
 @settings(max_examples=12, deadline=None)
@@ -76,15 +90,24 @@ def test_a_stream_equals_the_clip_for_any_chunks(seed: int, folded: bool, normal
         size = int(torch.randint(1, (200, 700, 5000)[seed % 3], (), generator=generator))
         parts.append(stream.push(audio[at : at + size]))
         at += size
-    with torch.no_grad():
-        features = model.frontend.center(model.frontend.power(audio[None]), None)
-        hidden = model.layers(features.transpose(1, 2))
-        means = hidden.cumsum(2) / torch.arange(1, hidden.shape[2] + 1)
-        expected = model.head(means[0].T)
-    found = torch.cat(parts)
+    expected, found = offline(model, audio), torch.cat(parts)
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= SINGLE
     assert (found[-1] - model(audio[None])[0]).abs().max() <= SINGLE
+
+
+# 5
+@pytest.mark.parametrize("folded", [False, True])
+@torch.no_grad()
+def test_frame_by_frame_three_frames_and_random_chunks_give_the_logits_of_the_clip(folded: bool):
+    model = make(folded, causal=True, normalize="running", pool_seconds=2.0).double()
+    audio = sample_audio(1)[0].double()
+    cuts = torch.randint(len(audio), (20,), generator=torch.Generator().manual_seed(0)).sort().values.tolist()
+    for parts in (audio.split(320), audio.split(960), audio.tensor_split(cuts)):
+        stream = model.streaming()
+        found = torch.cat([stream.push(part) for part in parts])
+        assert (found - offline(model, audio)).abs().max() <= 1e-10
+        assert (found[-1] - model(audio[None])[0]).abs().max() <= 1e-10
 
 
 def test_a_stream_averages_over_the_last_frames_only_and_its_state_stays_bounded():
@@ -125,21 +148,23 @@ def test_a_network_that_looks_ahead_does_not_stream(arguments: dict, message: st
         make(**arguments).streaming()
 
 
+class Behind(nn.Module):
+    """The network behind its front end."""
+
+    def __init__(self, model: SpokenWordCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.model.classify(features)
+
+
 # 9
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_exported_folded_network_holds_convolutions_activations_a_mean_and_a_linear_layer(tmp_path, causal: bool):
     model = make(folded=True, causal=causal)
-
-    class Behind(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, features: Tensor) -> Tensor:
-            return self.model.classify(features)
-
     path = tmp_path / "net.onnx"
-    write_onnx(ExportGraph("net", Behind(), lambda _: {"features": torch.randn(1, 50, 40)}, ["logits"]), path)
+    write_onnx(ExportGraph("net", Behind(model), lambda _: {"features": torch.randn(1, 50, 40)}, ["logits"]), path)
     nodes = [node.op_type for node in onnx.load(path).graph.node]
     assert nodes.count("Conv") == 5
     assert set(nodes) <= {"Conv", "Relu", "ReduceMean", "Gemm", "Transpose", "Pad"}
@@ -165,6 +190,13 @@ def tones(count: int, seed: int) -> list[dict]:
     return items
 
 
+def heard(model: SpokenWordCNN, clips: list[dict]) -> tuple[Tensor, Tensor]:
+    """Features and words of clips."""
+    audio = torch.stack([clip["audio"] for clip in clips])
+    features = model.frontend.center(model.frontend.power(audio), None)
+    return features, torch.tensor([clip["word"] for clip in clips])
+
+
 class Tones(L.LightningDataModule):
     words = WORDS
     test_names = ("",)
@@ -177,6 +209,33 @@ class Tones(L.LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader]:
         return [DataLoader(tones(24, 2), 12)]
+
+
+# 13
+@torch.no_grad()
+def test_int8_after_the_fold_tells_the_words_apart_as_the_float_network_does(tmp_path):
+    model = make(normalize="none")
+    features, words = heard(model, tones(48, 0))
+    hidden = F.pad(model.layers(features.transpose(1, 2)).mean(2), (0, 1), value=1.0)
+    fitted = torch.linalg.solve(hidden.T @ hidden + 0.01 * torch.eye(9), hidden.T @ F.one_hot(words, 3).float())
+    model.head.weight.copy_(fitted[:-1].T)
+    model.head.bias.copy_(fitted[-1])
+    network = Behind(copy.deepcopy(model))
+    put(network, folds(network))
+    graph = ExportGraph("net", network, lambda _: {"features": torch.randn(1, 48, 40)}, ["logits"])
+    write_onnx(graph, tmp_path / "net.onnx")
+    trained = [name for name, _ in network.named_parameters()]
+    write_int8(
+        tmp_path / "net.onnx", tmp_path / "int8.onnx", trained, [{"features": x[None].numpy()} for x in features]
+    )
+    features, words = heard(model, tones(90, 2))
+    file = OnnxGraph(tmp_path / "int8.onnx")
+    found = np.concatenate([file.run({"features": x[None].numpy()})["logits"] for x in features]).argmax(1)
+    right = [
+        float((said == words).float().mean()) for said in (model.classify(features).argmax(1), torch.tensor(found))
+    ]
+    assert right[0] > 0.9
+    assert right[1] >= right[0] - 0.03
 
 
 @pytest.mark.parametrize("at", ["export", 4])

@@ -1,5 +1,7 @@
 """What all wake-word families promise. Numbers in comments: (R) RepCNN dossier 9, (H) HEiMDaL dossier 10."""
 
+import copy
+
 import lightning as L
 import onnx
 import pytest
@@ -10,18 +12,23 @@ from lightsleeper.deploy.benchmark import latencies, size_of
 from lightsleeper.deploy.export import export
 from lightsleeper.deploy.finalize import finalize, load_model, save_model
 from lightsleeper.deploy.runtime import OnnxGraph
+from lightsleeper.metrics.events import EventDecoder
 from lightsleeper.models.kws_encoder import sample_audio
 from lightsleeper.models.wakeword import WakeWord
+from lightsleeper.nn.causal import Chain
 from lightsleeper.nn.phone_head import phone_loss, phone_targets
 from lightsleeper_callbacks.edkm import EDKMClustering
 from lightsleeper_callbacks.fold import FoldOnExport
 from lightsleeper_callbacks.foldable import folds, put
 from lightsleeper_callbacks.pdp import PDPMasking
 from lightsleeper_callbacks.repconv import RepConv1d
-from models.wake_streams import FAMILIES, Tones, make, stream
-from torch import Tensor
+from models.wake_streams import FAMILIES, Tones, lively, make, stream
+from nn.test_causal import streamed
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 SINGLE = 1e-5  # float32, streamed or exported against offline
+DOUBLE = 1e-10
 ALL = list(FAMILIES)
 
 
@@ -63,6 +70,75 @@ def test_a_stream_equals_the_clip_for_any_chunks(name: str, sizes: list[int], fo
     assert state.shape == (2, model.chain.state_size)
 
 
+# R5, H2
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_frame_by_frame_three_frames_and_random_chunks_give_what_the_clip_gives(name: str, folded: bool):
+    model = lively(make(name)).double()
+    if folded:
+        put(model, folds(model))
+    audio = noise(1, 40, model).double()
+    drawn = torch.randint(1, 8, (9,), generator=torch.Generator().manual_seed(0)).tolist()
+    for sizes in ([1], [3], drawn):
+        assert (streamed(model.chain, audio, sizes) - model.chain(audio)).abs().max() <= DOUBLE
+
+
+# R1, H10
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_the_folded_network_gives_the_same_outputs(name: str):
+    model = lively(make(name))
+    folded, audio = copy.deepcopy(model), noise(2, 40, model)
+    assert put(folded, folds(folded))
+    assert (folded(audio) - model(audio)).abs().max() <= SINGLE
+    model.double()
+    folded, audio = copy.deepcopy(model), audio.double()
+    put(folded, folds(folded))
+    assert (folded.chain(audio) - model.chain(audio)).abs().max() <= DOUBLE
+
+
+# R3
+@pytest.mark.parametrize(("name", "arguments"), [("repcnn", {"normalize": "none"}), ("heimdal", {})])
+def test_the_folded_network_has_the_parameters_and_macs_of_the_plain_one_and_no_norm(name: str, arguments: dict):
+    plain, model = make(name, branches=0, **arguments), make(name, branches=4, **arguments)
+    kernels = sum(
+        value.numel() for layer in plain.modules() if isinstance(layer, nn.Conv1d) for value in layer.parameters()
+    )
+    biases = sum(layer.num_features for layer in plain.modules() if isinstance(layer, nn.BatchNorm1d))
+    put(model, folds(model))
+    found = size_of(model)
+    assert (found["parameters"], found["macs"]) == (kernels + biases, size_of(plain)["macs"])
+    assert not any(isinstance(layer, _BatchNorm) for layer in model.modules())
+
+
+# R4
+def test_one_branch_alone_trains_as_the_plain_network_of_the_same_seed():
+    models = [
+        make("cnn", shake=False, branches=count, scale=False, skip=False, **UNDISTURBED).train() for count in (0, 1)
+    ]
+    batch = phone_batch(models[0])
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1, 0.9) for model in models]
+    for step in range(4):
+        states = [list(model.chain.state_dict().values()) for model in models]
+        assert all(torch.equal(a, b) for a, b in zip(*states, strict=True)), step
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            outputs = model.outputs(batch["audio"])
+            model.loss(outputs, model.times(outputs.shape[2]), batch).backward()
+            optimizer.step()
+
+
+# R9
+def test_the_folded_network_is_convolutions_rectifiers_and_a_mean():
+    model = make("repcnn", normalize="none")
+    put(model, folds(model))
+    network = Chain(*list(model.chain.layers)[1:]).eval()
+    nodes = torch.export.export(network, (torch.randn(1, 40, 60),)).graph.nodes
+    found = {str(node.target).split(".")[1] for node in nodes if node.op == "call_function"}
+    assert found - {"pad", "cat", "slice", "flatten", "unflatten", "new_zeros"} == {"conv1d", "relu", "avg_pool1d"}
+
+
 # H1
 @pytest.mark.parametrize("name", ALL)
 @torch.no_grad()
@@ -77,7 +153,7 @@ def test_a_score_is_the_same_bit_for_bit_whatever_comes_after(name: str):
 
 
 # H3
-@pytest.mark.parametrize("name", ["cnn", "bc_resnet", "heimdal", "ds_tcn"])
+@pytest.mark.parametrize("name", ["cnn", "bc_resnet", "heimdal", "heimdal_bc", "ds_tcn"])
 def test_a_score_sees_its_receptive_field(name: str):
     model = make(name)
     hops = -(-model.receptive_samples // model.hop_samples)
@@ -93,7 +169,7 @@ def test_a_score_sees_its_receptive_field(name: str):
 
 
 # H6, R10
-@pytest.mark.parametrize("name", ["repcnn", "heimdal_bc", "dnn_hmm", "ds_tcn"])
+@pytest.mark.parametrize("name", ALL)
 @torch.no_grad()
 def test_audio_that_comes_later_gives_the_same_scores_later(name: str):
     model = make(name, normalize="none")
@@ -101,6 +177,27 @@ def test_audio_that_comes_later_gives_the_same_scores_later(name: str):
     audio = 0.1 * torch.randn(1, (warm + 20) * model.hop_samples)
     before, after = model.chain(audio), model.chain(torch.cat([audio[:, : shift * model.hop_samples], audio], 1))
     assert (before - after[..., shift:])[..., warm:].abs().max() <= SINGLE
+
+
+# H6
+@pytest.mark.parametrize("name", ["heimdal", "heimdal_bc"])
+@torch.no_grad()
+def test_a_keyword_that_comes_later_fires_as_much_later_with_the_same_offset(name: str):
+    model, shift = lively(make(name)), 7
+    model.chain.layers[-1].bias[1] += 2
+    warm = -(-model.receptive_samples // model.hop_samples)
+    audio = noise(0, warm + 150, model)
+    later = torch.cat([noise(1, shift, model), audio], 1)
+    (score, start), (late_score, late_start) = (model.read(model.chain(given)) for given in (audio, later))
+    threshold = float(score[0, warm:].quantile(0.8, interpolation="midpoint"))
+    decoder = EventDecoder(threshold, model.frame_s, refractory_s=0.2)
+    score[:, :warm] = late_score[:, : warm + shift] = -torch.inf
+    events = decoder.events(score[0].numpy(), start[0].numpy())
+    delayed = decoder.events(late_score[0].numpy(), late_start[0].numpy())
+    offsets = [event.end_s - event.start_s for event in events]
+    assert len({round(offset, 3) for offset in offsets}) > 3
+    assert [event.time_s - shift * model.frame_s for event in delayed] == pytest.approx([e.time_s for e in events])
+    assert [event.end_s - event.start_s for event in delayed] == pytest.approx(offsets, abs=SINGLE)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -10,7 +10,7 @@ from lightsleeper.models.ds_tcn import DSTCN
 from lightsleeper.models.heimdal import HEiMDaL
 from lightsleeper.models.wakeword import WakeWord
 from lightsleeper.models.wakeword_cnn import WakeWordCNN
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
@@ -40,6 +40,26 @@ def make(name: str, shake: bool = True, **arguments: Any) -> WakeWord:
             norm.weight.data.uniform_(0.5, 1.5)
             norm.bias.data.normal_(0, 0.3)
     return model.eval()
+
+
+@torch.no_grad()
+def lively(model: WakeWord, seconds: int = 4) -> WakeWord:
+    """With weights that let a signal through (each layer's outputs have a standard deviation of one): fresh ones give
+    nearly the same score for all audio."""
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv1d, nn.Conv2d))]
+    hooks = [layer.register_forward_hook(_even) for layer in layers]
+    model(torch.cat([batch["audio"] for batch in stream(0, seconds)], 1))
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def _even(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+    scale, mean = 1 / output.std(), output.mean()
+    for name, value in layer.named_parameters():
+        value -= mean if name == "bias" else 0
+        value *= scale
+    return (output - mean) * scale
 
 
 def tone(low: float, high: float, seconds: float = KEYWORD_S) -> Tensor:

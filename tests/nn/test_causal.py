@@ -74,6 +74,19 @@ def test_a_stream_equals_the_whole_for_any_chunks(sizes, branches, stride, dilat
         assert (streamed(net, x, sizes) - net(x)).abs().max() <= tolerance
 
 
+# R5, H2: whatever the stride
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("folded", [False, True])
+@torch.no_grad()
+def test_single_outputs_three_and_random_chunks_equal_the_whole(stride: int, folded: bool):
+    net, random = network(2, stride, 2, 3), torch.Generator().manual_seed(0)
+    if folded:
+        put(net, folds(net))
+    x = torch.randn(2, 4, 24 * stride, generator=random)
+    for sizes in ([1], [3], torch.randint(1, 6, (24,), generator=random).tolist()):
+        assert (streamed(net, x, sizes) - net(x)).abs().max() <= 1e-6
+
+
 def seen(net: Chain, channels: int | None, frames: int, output: int) -> list[int]:
     """Input frames on which an output depends, by its gradient."""
     shape = (1, frames) if channels is None else (1, channels, frames)

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightsleeper.nn.frontend import LogMel
+from lightsleeper.nn.streaming import FeatureStream
 
 
 @given(st.integers(400, 6000))
@@ -12,6 +15,27 @@ def test_frame_count_has_no_centre_padding(samples: int) -> None:
     features, frames = frontend(torch.randn(1, samples), torch.tensor([samples]))
     assert features.shape == (1, (samples - 400) // 160 + 1, 40)
     assert frames.tolist() == [(samples - 400) // 160 + 1]
+
+
+@pytest.mark.parametrize(("window_ms", "hop_ms"), [(25.0, 10.0), (30.0, 10.0), (32.0, 8.0), (20.0, 20.0)])
+@pytest.mark.parametrize("normalize", ["running", "none"])
+def test_streamed_features_are_those_of_the_clip_and_as_many_whatever_the_chunks(
+    normalize: str, window_ms: float, hop_ms: float
+) -> None:
+    frontend = LogMel(40, 16_000, window_ms, hop_ms, normalize)  # type: ignore[arg-type]
+    random = torch.Generator().manual_seed(0)
+    for samples in (frontend.window - 1, frontend.window, 40 * frontend.hop + frontend.window - 1, 9001):
+        audio = 0.1 * torch.randn(1, samples, generator=random)
+        count = max(0, math.floor((samples - frontend.window) / frontend.hop) + 1)
+        assert int(frontend.frames(torch.tensor(samples))) == count
+        if not count:
+            continue
+        features, _ = frontend(audio, torch.tensor([samples]))
+        for size in (frontend.hop, 3 * frontend.hop, 7, 777):
+            stream = FeatureStream(frontend)
+            found = torch.cat([stream.push(chunk) for chunk in audio[0].split(size)], 1)
+            assert found.shape == features.shape == (1, count, 40)
+            assert (found - features).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("normalize", ["clip", "running", "none"])
