@@ -13,7 +13,7 @@ from lightsleeper.data.lexicon import Lexicon, common_words, near_words, split_w
 from lightsleeper.errors import UserError
 from lightsleeper.phones import PHONES
 
-VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
+VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW")
 
 lexicon = Lexicon.default()
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data.librispeech import WORD_S, WORDS, write_subset
 from lightsleeper.data import libriphrase as module
-from lightsleeper.data.alignments import published_csv, read_alignments
+from lightsleeper.data.alignments import WordTable, published_csv, read_alignments
 from lightsleeper.data.audio import read_audio
+from lightsleeper.data.distance import libriphrase_distance
+from lightsleeper.data.lexicon import Lexicon
 from lightsleeper.data.libriphrase import LibriPhrase
 from lightsleeper.data.libriphrase_build import COLUMNS, build_rows, find_anchors, find_phrases, most_talkative
 from lightsleeper.data.libriphrase_rows import read_test
@@ -190,6 +193,66 @@ def test_hard_negatives_are_near_and_never_sound_alike_while_easy_ones_may(root:
     assert texts("two", "diffspk_easyneg")["too"] > 0
 
 
+def table_of(said: dict[int, list[str]], seconds: list[float] | float = WORD_S) -> WordTable:
+    """What each speaker says in one utterance, "" for a pause."""
+    words = [word for some in said.values() for word in some]
+    vocabulary = sorted({*words} - {""})
+    end = np.cumsum(np.broadcast_to(seconds, len(words)))
+    return WordTable(
+        [f"{speaker}-100-0000" for speaker in said],
+        np.repeat(np.arange(len(said)), [len(some) for some in said.values()]).astype(np.int32),
+        end - seconds,
+        end,
+        np.array([vocabulary.index(word) if word else -1 for word in words], np.int32),
+        vocabulary,
+    )
+
+
+@pytest.mark.parametrize(
+    ("times", "anchors"),
+    [([6, 1, 1, 1], [0]), ([5, 1, 1, 1], []), ([6, 1, 1], []), ([5, 6, 6, 5, 1], [1, 2]), ([9, 0, 1, 1], [])],
+)
+def test_an_anchor_is_said_six_times_by_its_speaker_and_by_three_others(times: list[int], anchors: list[int]) -> None:
+    phrases = find_phrases(table_of({speaker: ["", *["friend"] * count] for speaker, count in enumerate(times)}), 1)
+    everyone = np.arange(len(phrases.speakers))
+    assert [phrases.speakers[speaker] for speaker, _ in find_anchors(phrases, everyone)] == [str(a) for a in anchors]
+
+
+@pytest.mark.parametrize(
+    ("words", "vocabulary", "count"), [(1, WORDS, 200), (2, WORDS, 600), (3, WORDS[3:], 500), (4, WORDS[3:], 1200)]
+)
+def test_every_row_keeps_to_the_rules(words: int, vocabulary: tuple[str, ...], count: int) -> None:
+    rng = np.random.default_rng(words)
+    said = {speaker: rng.choice([*vocabulary, ""], count).tolist() for speaker in range(5)}
+    table = table_of(said, rng.uniform(0.15, 0.75, 5 * count).tolist())
+    phrases = find_phrases(table, words)
+    rows = build_rows(phrases, find_anchors(phrases, np.arange(5)), seed=0)
+    names = phrases.texts()
+    texts = [names[text] for text in phrases.text]
+    spoken = {text: Lexicon.default().pronounce(text).joined for text in set(texts)}
+    times = Counter(zip(phrases.speaker.tolist(), texts, strict=True))
+    kinds: dict[int, Counter] = defaultdict(Counter)
+    hard = set()
+    for row in rows:
+        kinds[row.anchor][row.type] += 1
+        for phrase in (row.anchor, row.comparison):
+            first = phrases.first[phrase]
+            lengths = (table.end - table.start)[first : first + words]
+            assert 0.5 <= lengths.sum() <= 2.0
+            assert len(texts[phrase].split()) == words
+        assert times[int(phrases.speaker[row.anchor]), texts[row.anchor]] >= 6
+        same = texts[row.anchor] == texts[row.comparison]
+        assert same == (row.type == "diffspk_positive")
+        if same:
+            assert phrases.speaker[row.anchor] != phrases.speaker[row.comparison]
+        if row.type == "diffspk_hardneg":
+            hard.add((spoken[texts[row.anchor]], spoken[texts[row.comparison]]))
+    assert len(kinds) > 10
+    assert all(libriphrase_distance(*pair) > 0 for pair in hard)
+    for counted in kinds.values():
+        assert counted == {"diffspk_positive": 3, "diffspk_easyneg": 3, "diffspk_hardneg": 3}
+
+
 def test_the_same_seed_builds_the_same_rows(root: Path) -> None:
     phrases = find_phrases(read_alignments(root, "train-other-500"), 1)
     anchors = find_anchors(phrases, np.arange(5))
@@ -276,6 +339,52 @@ def test_training_and_test_share_no_speaker_and_validation_is_apart(root: Path) 
     assert len(trained | validated) == len(TRAIN_SPEAKERS)
     assert not trained & validated
     assert summary["counts"]["train"] == len(data.train_clips)
+
+
+def test_no_speaker_of_the_clean_subsets_is_tested_on(tmp_path: Path) -> None:
+    clean = {"train-clean-100": [21, 22, 23, 24], "train-clean-360": [31, 32, 33, 34]}
+    for subset, speakers in {**clean, "train-other-500": TEST_SPEAKERS}.items():
+        write_subset(tmp_path, subset, speakers)
+    data = ready(tmp_path, train_subsets=None, val_speakers=0.5)
+    trained = {data.speakers[clip] for clip in (*data.train_clips, *data.validation.clip)}
+    tested = {row[side] for row in data.test_rows.rows for side in ("anchor_spk", "comparison_spk")}
+    assert trained == {str(speaker) for speakers in clean.values() for speaker in speakers}
+    assert tested == {str(speaker) for speaker in TEST_SPEAKERS}
+    folders = {data.test_rows.segments.files[clip].parts[-4] for clip in data.tests[""].clip}
+    assert folders == {"train-other-500"}
+
+
+def test_a_speaker_who_is_trained_and_tested_on_is_counted(root: Path, tmp_path: Path) -> None:
+    ready(root)
+    (file,) = (tmp_path / "cache" / "libriphrase").glob("*/libriphrase_diffspk_all_1word.csv")
+    official = tmp_path / "official"
+    official.mkdir()
+    (official / file.name).write_bytes(file.read_bytes())
+    (official / "clips_1word.csv").write_bytes(file.with_name("clips_1word.csv").read_bytes())
+    write_subset(tmp_path / "libri", "train-other-500", TEST_SPEAKERS)
+    data = ready(tmp_path / "libri", test_csv=official, train_subsets=["train-other-500"])
+    trained = {data.speakers[clip] for clip in data.train_clips}
+    assert data.summary()["overlap"]["speakers"] == len(trained) > 0
+
+
+def test_the_same_seed_gives_the_same_pairs_and_batches(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(number: int, **other: object) -> tuple[list[str], list[torch.Tensor], str]:
+        monkeypatch.setenv("LIGHTSLEEPER_CACHE", str(root / f"cache{number}"))  # nothing comes from an earlier one
+        data = ready(root, **{"negatives_per_clip": 2, "phrases_per_length": 20, "seed": 1, **other})
+        pairs = [some.content_hash() for some in (*data.tests.values(), data.validation)]
+        return (
+            pairs,
+            [b[key] for b in data.train_dataloader() for key in ("audio", "negative_phones")],
+            data.summary()["hash"],
+        )
+
+    pairs, batches, key = drawn(0)
+    again, same, other_key = drawn(1)
+    assert (again, other_key) == (pairs, key)
+    assert all(torch.equal(a, b) for a, b in zip(batches, same, strict=True))
+    assert drawn(2, seed=2)[0] == pairs
+    assert not torch.equal(drawn(2, seed=2)[1][0], batches[0])
+    assert not set(drawn(3, split_seed=1)[0]) & set(pairs)
 
 
 def test_training_rows_hold_the_phrase_that_their_text_says(root: Path) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from data.librispeech import RATE, WORD_S, WORDS, utterance, write_subset
 from lightsleeper.data.librispeech_words import LibriSpeechWords
 from lightsleeper.data.streams import Joined
@@ -90,6 +91,20 @@ def test_recordings_are_trained_on_as_they_are_where_asked(librispeech: Path):
     heard = {int(clip): b["audio"][row] for b in data.train_dataloader() for row, clip in enumerate(b["clip"])}
     assert sorted(heard) == [0, 1, 2]
     assert float(heard[0].abs().max()) == pytest.approx(0.3, abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same_batches_and_the_same_words_the_same_hash(librispeech: Path):
+    def made(**other: Any) -> LibriSpeechWords:
+        data = LibriSpeechWords(librispeech, **{**TINY, **other})
+        data.setup("fit")
+        return data
+
+    one, same, other = made(), made(), made(seed=4)
+    first, again, later = (next(iter(data.train_dataloader()))["audio"] for data in (one, same, other))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    assert one.summary()["hash"] == same.summary()["hash"] == other.summary()["hash"]
+    assert one.summary()["hash"] != made(vocabulary=3).summary()["hash"]
 
 
 def test_long_utterances_are_not_trained_on(librispeech: Path):

@@ -108,6 +108,20 @@ def test_training_clips_are_shifted_and_get_noise_and_validation_clips_do_not(tr
     assert 0.6 < np.mean(changed) < 1
 
 
+def test_the_same_seed_gives_the_same_batches_and_the_same_recordings_the_same_hash(tree: Path):
+    def drawn(seed: int) -> tuple[list[torch.Tensor], str]:
+        data = SpeechCommands(tree, seed=seed, batch_size=9)
+        data.setup("fit")
+        return [batch["audio"] for batch in data.train_dataloader()], data.summary()["hash"]
+
+    (first, key), (again, same), (others, _) = drawn(1), drawn(1), drawn(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, others, strict=True))
+    assert key == same
+    write_tone(tree / "yes" / "00000000_nohash_0.wav", 1.0, 1234)
+    assert drawn(1)[1] != key
+
+
 def test_silence_is_background_noise(tree: Path):
     data = opened(tree)
     silent = [item for item in data.val_dataloader().dataset if item["word"] == 0]

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data.recordings import write_folder
+from data.recordings import write_folder, write_tone
 from lightsleeper.data.spoken_words import SpokenWords, WordSpec, fit, write_words
 from lightsleeper.errors import UserError
 
@@ -87,6 +87,21 @@ def test_recordings_are_split_by_speaker_and_other_words_left_out(recorded: Path
     batch = next(iter(data.val_dataloader()))
     assert batch["audio"].shape == (4, 8000)
     assert sorted(batch["word"].tolist()) == [0, 0, 1, 1]
+
+
+def test_the_hash_follows_the_words_and_the_recordings_and_the_batches_the_seed(recorded: Path):
+    def made(words: tuple[str, ...] = ("no", "yes"), seed: int = 1) -> SpokenWords:
+        data = SpokenWords(list(words), path=recorded, clip_seconds=0.5, seed=seed)
+        data.setup("fit")
+        return data
+
+    one, same, other = (made(seed=seed) for seed in (1, 1, 2))
+    first, again, later = ([batch["audio"] for batch in data.train_dataloader()] for data in (one, same, other))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, later, strict=True))
+    assert same.hash == one.hash != made(("other", "yes")).hash
+    write_tone(recorded / "a" / "no_0.wav", 0.3, 1234)
+    assert made().hash != one.hash
 
 
 def test_named_speakers_are_tested(recorded: Path):

@@ -177,12 +177,21 @@ def test_a_narrow_band_is_narrow_for_all_and_moves_nothing(people: Path):
 
 
 def test_training_repeats_with_its_seed(people: Path):
-    def first() -> torch.Tensor:
-        data = StrungWords(people, **TINY)
+    def first(seed: int) -> torch.Tensor:
+        data = StrungWords(people, **{**TINY, "seed": seed})
         data.setup("fit")
         return next(iter(data.train_dataloader()))["audio"]
 
-    assert torch.equal(first(), first())
+    assert torch.equal(first(5), first(5))
+    assert not torch.equal(first(5), first(6))
+
+
+def test_the_hash_follows_the_recordings_and_what_is_made_of_them(people: Path):
+    key = StrungWords(people, **TINY).summary()["hash"]
+    assert StrungWords(people, **TINY).summary()["hash"] == key
+    assert StrungWords(people, words=["two"], **TINY).summary()["hash"] != key
+    (people / "a" / "one_0.wav").write_bytes((people / "a" / "two_1.wav").read_bytes())
+    assert StrungWords(people, **TINY).summary()["hash"] != key
 
 
 @pytest.mark.parametrize(

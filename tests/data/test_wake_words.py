@@ -127,6 +127,21 @@ def test_recordings_are_divided_by_speaker_and_stay_whole(recorded: Path):
     assert set(batch["phones"].unique().tolist()) <= {-1, 0}
 
 
+def test_the_same_seed_gives_the_same_batches_and_the_same_fold_the_same_hash(recorded: Path):
+    def drawn(**other: Any) -> tuple[list[torch.Tensor], str]:
+        data = alone(recorded, **other)
+        data.setup("fit")
+        return [batch["audio"] for batch in data.train_dataloader()], data.summary()["hash"]
+
+    first, key = drawn()
+    again, same = drawn()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, drawn(seed=2)[0], strict=True))
+    assert key == same != drawn(fold=1)[1]
+    write_tone(recorded / "a" / "jarvis_0.wav", 0.7, 1234)
+    assert drawn()[1] != key
+
+
 def test_the_folds_together_test_every_recording_once(recorded: Path):
     tested: list[str] = []
     for fold in range(5):

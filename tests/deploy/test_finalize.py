@@ -104,6 +104,17 @@ def test_rebuilt_layers_are_saved_and_rebuilt_again(matcher, tmp_path):
     assert load_model(tmp_path).phone.weight.shape == (3, 4)
 
 
+def test_a_finalized_model_that_is_finalized_again_can_still_be_loaded(matcher, tmp_path):
+    once, _ = finalize(matcher, {"narrow": Widen()})
+    once.frame = torch.nn.Linear(once.frame.in_features, once.frame.out_features, bias=False)  # not as constructed
+    once.structure["frame"] = describe(once.frame)
+    twice, _ = finalize(once, {"prune": Scale(0.5)})
+    save_model(twice, tmp_path, {})
+    loaded = load_model(tmp_path)
+    assert loaded.frame.bias is None
+    assert torch.equal(loaded.frame.weight, 0.5 * once.frame.weight)
+
+
 def test_an_exact_step_that_is_none_fails(matcher):
     with pytest.raises(UserError, match="'narrow' should leave the outputs as they are, but changed them by"):
         finalize(matcher, {"narrow": Widen(exact=False)})

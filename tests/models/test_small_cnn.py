@@ -225,9 +225,8 @@ def test_int8_after_the_fold_tells_the_words_apart_as_the_float_network_does(tmp
     graph = ExportGraph("net", network, lambda _: {"features": torch.randn(1, 48, 40)}, ["logits"])
     write_onnx(graph, tmp_path / "net.onnx")
     trained = [name for name, _ in network.named_parameters()]
-    write_int8(
-        tmp_path / "net.onnx", tmp_path / "int8.onnx", trained, [{"features": x[None].numpy()} for x in features]
-    )
+    feeds = [{"features": x[None].numpy()} for x in features]
+    assert write_int8(tmp_path / "net.onnx", tmp_path / "int8.onnx", trained, feeds)["quantized"] == 5
     features, words = heard(model, tones(90, 2))
     file = OnnxGraph(tmp_path / "int8.onnx")
     found = np.concatenate([file.run({"features": x[None].numpy()})["logits"] for x in features]).argmax(1)

@@ -98,6 +98,19 @@ def test_the_folded_network_gives_the_same_outputs(name: str):
     assert (folded.chain(audio) - model.chain(audio)).abs().max() <= DOUBLE
 
 
+# R2
+@pytest.mark.parametrize("name", ["repcnn", "heimdal_bc"])
+def test_what_is_folded_folds_no_further(name: str):
+    model = make(name)
+    before = copy.deepcopy(model.state_dict())
+    once, _ = finalize(model, {"fold": FoldOnExport()})
+    twice, report = finalize(once, {"fold": FoldOnExport()})
+    assert report["fold"]["compress/folded_layers"] == 0
+    for first, second in ((once.state_dict(), twice.state_dict()), (before, model.state_dict())):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(value.nan_to_num(), second[key].nan_to_num()) for key, value in first.items())
+
+
 # R3
 @pytest.mark.parametrize(("name", "arguments"), [("repcnn", {"normalize": "none"}), ("heimdal", {})])
 def test_the_folded_network_has_the_parameters_and_macs_of_the_plain_one_and_no_norm(name: str, arguments: dict):

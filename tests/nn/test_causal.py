@@ -79,7 +79,7 @@ def test_a_stream_equals_the_whole_for_any_chunks(sizes, branches, stride, dilat
 @pytest.mark.parametrize("folded", [False, True])
 @torch.no_grad()
 def test_single_outputs_three_and_random_chunks_equal_the_whole(stride: int, folded: bool):
-    net, random = network(2, stride, 2, 3), torch.Generator().manual_seed(0)
+    net, random = network(2, stride, 2, 5), torch.Generator().manual_seed(0)
     if folded:
         put(net, folds(net))
     x = torch.randn(2, 4, 24 * stride, generator=random)

@@ -64,8 +64,8 @@ def finalize(
 ) -> tuple[Family, dict[str, Any]]:
     """Bake every compression callback into plain weights, on a copy: lossy steps first, then the exact ones.
 
-    Returns the copy (float32, CPU, eval; the layers that were rebuilt are its ``structure``) and a report per callback
-    name: its phase, its facts (`compress/...`), how far its lossy step moved the headline graph's outputs
+    Returns the copy (float32, CPU, eval; the layers that were ever rebuilt are its ``structure``) and a report per
+    callback name: its phase, its facts (`compress/...`), how far its lossy step moved the headline graph's outputs
     (``max_abs_diff``: recorded, not judged) and how far its exact one did. ``batches`` gives training batches for
     batch-norm statistics. ``model`` is not touched. Raises UserError where an exact step was none.
     """
@@ -77,7 +77,7 @@ def finalize(
     except NotExactError as error:
         raise UserError(f"callbacks: {error}.") from error
     assert isinstance(final, Family), f"a compression callback returned a {type(final).__name__}"
-    final.structure = structure
+    final.structure = {**model.structure, **structure}  # of a model that was finalised before, what changed then too
     return final, report
 
 
