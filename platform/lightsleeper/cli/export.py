@@ -58,15 +58,22 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run_streams(folder: Path) -> "Streams":
-    """The streams that a run was validated and tested on, from its recipe; raises UserError for any other folder."""
+    """The streams that a run was validated and tested on, from its recipe, with a bar on a terminal: to hear them takes
+    minutes, a LiteRT file of small hops an hour. Raises UserError for any other folder."""
     recipe = (folder.parent if folder.name == EXPORT else folder) / RECIPE
     if not recipe.is_file():
         raise UserError(f"{folder} is no run's: int8 files are calibrated on the streams of the run's recipe.")
+    from lightsleeper.cli.evaluate_streams import watched
+    from lightsleeper.deploy.small import Streams
     from lightsleeper.recipe import load
     from lightsleeper.recipe.parsing import build_data
     from lightsleeper.stages.deliver import data_streams
 
-    return data_streams(build_data(load([str(recipe)])))
+    streams = data_streams(build_data(load([str(recipe)])))
+    return Streams(
+        lambda: watched(streams.validation()),
+        lambda: {name: watched(chunks) for name, chunks in streams.test().items()},
+    )
 
 
 def _proof(artifact: dict[str, Any]) -> str:
