@@ -1,8 +1,5 @@
 """What all wake-word families promise. Numbers in comments: (R) RepCNN dossier 9, (H) HEiMDaL dossier 10."""
 
-import copy
-
-import lightning as L
 import onnx
 import pytest
 import torch
@@ -13,27 +10,19 @@ from lightsleeper.deploy.export import export
 from lightsleeper.deploy.finalize import finalize, load_model, save_model
 from lightsleeper.deploy.runtime import OnnxGraph
 from lightsleeper.metrics.events import EventDecoder
-from lightsleeper.models.kws_encoder import sample_audio
 from lightsleeper.models.wakeword import WakeWord
-from lightsleeper.nn.causal import Chain
 from lightsleeper.nn.phone_head import phone_loss, phone_targets
 from lightsleeper_callbacks.edkm import EDKMClustering
 from lightsleeper_callbacks.fold import FoldOnExport
 from lightsleeper_callbacks.foldable import folds, put
 from lightsleeper_callbacks.pdp import PDPMasking
-from lightsleeper_callbacks.repconv import RepConv1d
-from models.wake_streams import FAMILIES, Tones, lively, make, stream
+from models.wake_streams import FAMILIES, UNDISTURBED, Tones, lively, make, noise, phone_batch, stream, trainer
 from nn.test_causal import streamed
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 SINGLE = 1e-5  # float32, streamed or exported against offline
 DOUBLE = 1e-10
 ALL = list(FAMILIES)
-
-
-def noise(seed: int, hops: int, model: WakeWord) -> Tensor:
-    return sample_audio(seed, 1000.0 * hops * model.frame_s)[:, : hops * model.hop_samples]
 
 
 def chunks(audio: Tensor, sizes: list[int], hop: int) -> list[Tensor]:
@@ -82,74 +71,6 @@ def test_frame_by_frame_three_frames_and_random_chunks_give_what_the_clip_gives(
     drawn = torch.randint(1, 8, (9,), generator=torch.Generator().manual_seed(0)).tolist()
     for sizes in ([1], [3], drawn):
         assert (streamed(model.chain, audio, sizes) - model.chain(audio)).abs().max() <= DOUBLE
-
-
-# R1, H10
-@pytest.mark.parametrize("name", ALL)
-@torch.no_grad()
-def test_the_folded_network_gives_the_same_outputs(name: str):
-    model = lively(make(name))
-    folded, audio = copy.deepcopy(model), noise(2, 40, model)
-    assert put(folded, folds(folded))
-    assert (folded(audio) - model(audio)).abs().max() <= SINGLE
-    model.double()
-    folded, audio = copy.deepcopy(model), audio.double()
-    put(folded, folds(folded))
-    assert (folded.chain(audio) - model.chain(audio)).abs().max() <= DOUBLE
-
-
-# R2
-@pytest.mark.parametrize("name", ["repcnn", "heimdal_bc"])
-def test_what_is_folded_folds_no_further(name: str):
-    model = make(name)
-    before = copy.deepcopy(model.state_dict())
-    once, _ = finalize(model, {"fold": FoldOnExport()})
-    twice, report = finalize(once, {"fold": FoldOnExport()})
-    assert report["fold"]["compress/folded_layers"] == 0
-    for first, second in ((once.state_dict(), twice.state_dict()), (before, model.state_dict())):
-        assert first.keys() == second.keys()
-        assert all(torch.equal(value.nan_to_num(), second[key].nan_to_num()) for key, value in first.items())
-
-
-# R3
-@pytest.mark.parametrize(("name", "arguments"), [("repcnn", {"normalize": "none"}), ("heimdal", {})])
-def test_the_folded_network_has_the_parameters_and_macs_of_the_plain_one_and_no_norm(name: str, arguments: dict):
-    plain, model = make(name, branches=0, **arguments), make(name, branches=4, **arguments)
-    kernels = sum(
-        value.numel() for layer in plain.modules() if isinstance(layer, nn.Conv1d) for value in layer.parameters()
-    )
-    biases = sum(layer.num_features for layer in plain.modules() if isinstance(layer, nn.BatchNorm1d))
-    put(model, folds(model))
-    found = size_of(model)
-    assert (found["parameters"], found["macs"]) == (kernels + biases, size_of(plain)["macs"])
-    assert not any(isinstance(layer, _BatchNorm) for layer in model.modules())
-
-
-# R4
-def test_one_branch_alone_trains_as_the_plain_network_of_the_same_seed():
-    models = [
-        make("cnn", shake=False, branches=count, scale=False, skip=False, **UNDISTURBED).train() for count in (0, 1)
-    ]
-    batch = phone_batch(models[0])
-    optimizers = [torch.optim.SGD(model.parameters(), 0.1, 0.9) for model in models]
-    for step in range(4):
-        states = [list(model.chain.state_dict().values()) for model in models]
-        assert all(torch.equal(a, b) for a, b in zip(*states, strict=True)), step
-        for model, optimizer in zip(models, optimizers, strict=True):
-            optimizer.zero_grad()
-            outputs = model.outputs(batch["audio"])
-            model.loss(outputs, model.times(outputs.shape[2]), batch).backward()
-            optimizer.step()
-
-
-# R9
-def test_the_folded_network_is_convolutions_rectifiers_and_a_mean():
-    model = make("repcnn", normalize="none")
-    put(model, folds(model))
-    network = Chain(*list(model.chain.layers)[1:]).eval()
-    nodes = torch.export.export(network, (torch.randn(1, 40, 60),)).graph.nodes
-    found = {str(node.target).split(".")[1] for node in nodes if node.op == "call_function"}
-    assert found - {"pad", "cat", "slice", "flatten", "unflatten", "new_zeros"} == {"conv1d", "relu", "avg_pool1d"}
 
 
 # H1
@@ -287,14 +208,6 @@ def test_a_graph_without_its_front_end_takes_features(tmp_path):
     assert latencies(model.export_spec()[0], tmp_path / "model.onnx", [1], repeats=5)[0]["chunk_ms"] == 20.0
 
 
-def trainer(folder, epochs: int, *callbacks: L.Callback) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, callbacks=list(callbacks),
-    )  # fmt: skip
-
-
-UNDISTURBED = {"gain_db": None, "warp": 0.0, "masks": 0}  # a few seconds of training are for tones as they are
 TRAINED = {
     "repcnn": {"normalize": "none", "gain_db": (-6.0, 3.0)},
     "heimdal": {"positive_weight": 3.0},
@@ -330,49 +243,7 @@ def test_it_learns_to_hear_a_keyword_in_a_stream(name: str, tmp_path):
         assert measured["test/start_error_median_s"].value < 0.1
 
 
-def test_validation_listens_with_branches_folded(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    model = make("repcnn", fa_per_hour=60.0)
-    metric = model.new_metric()
-    with torch.no_grad():
-        for batch in stream(0, 20) + stream(1, 20):
-            model._follow(batch, metric)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    monkeypatch.setattr(RepConv1d, "forward", lambda *_: pytest.fail("a branch listened"))
-    model._state = None
-    found = trainer(tmp_path, 1).validate(model, datamodule=Tones(), verbose=False)[0]
-    assert found["val/score"] == pytest.approx(metric.selection())
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(value.nan_to_num(), after[name].nan_to_num()) for name, value in before.items())
-    assert any(isinstance(layer, RepConv1d) for layer in model.modules())
-    assert model._shipped == ()
-
-
-@pytest.mark.parametrize("how", [{"smaller": [3, 5]}, {"norms": "sum"}, {"scale": False, "skip": False}])
-@torch.no_grad()
-def test_whatever_the_branches_are_the_same_network_ships(how: dict):
-    plain, model = make("cnn"), make("repcnn", normalize="none", pool_frames=1, **how)
-    audio = noise(0, 40, model)
-    scores = model(audio)
-    for network in (plain, model):
-        put(network, folds(network))
-    assert (model(audio) - scores).abs().max() <= SINGLE
-    shapes = [[tuple(value.shape) for value in network.state_dict().values()] for network in (plain, model)]
-    assert shapes[0] == shapes[1]
-
-
 PHONES = {"phone_weight": 1.0, "phone_block": 1}
-
-
-def phone_batch(model: WakeWord, hops: int = 30) -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    return {
-        "audio": noise(0, hops, model).repeat(2, 1),
-        "keyword": torch.tensor([0, 1]),
-        "begin_s": torch.tensor([float("nan"), 0.1]),
-        "end_s": torch.tensor([float("nan"), 0.4]),
-        "phones": torch.randint(0, 40, (2, 2 * hops)),
-    }
 
 
 @pytest.mark.parametrize("name", ["cnn", "repcnn", "heimdal"])

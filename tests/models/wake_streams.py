@@ -8,6 +8,7 @@ from lightsleeper.models.bc_resnet import BCResNet
 from lightsleeper.models.dnn_hmm import DNNHMM
 from lightsleeper.models.ds_tcn import DSTCN
 from lightsleeper.models.heimdal import HEiMDaL
+from lightsleeper.models.kws_encoder import sample_audio
 from lightsleeper.models.wakeword import WakeWord
 from lightsleeper.models.wakeword_cnn import WakeWordCNN
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader
 RATE, CLIP_S, KEYWORD_S, CHUNK = 16_000, 1.2, 0.4, 3200
 LENGTH = int(RATE * KEYWORD_S)
 SMALL: dict[str, Any] = {"width": 12, "kernels": [5, 7], "dilations": [1, 2]}
+UNDISTURBED = {"gain_db": None, "warp": 0.0, "masks": 0}  # a few seconds of training are for tones as they are
 FAMILIES: dict[str, tuple[type[WakeWord], dict[str, Any]]] = {
     "cnn": (WakeWordCNN, {**SMALL, "branches": 0}),
     "repcnn": (WakeWordCNN, {**SMALL, "branches": 2, "normalize": "exponential", "pool_frames": 3}),
@@ -122,3 +124,25 @@ class Tones(L.LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader]:
         return [DataLoader(stream(2, 22) + stream(3, 20), batch_size=None)]  # type: ignore[arg-type]
+
+
+def noise(seed: int, hops: int, model: WakeWord) -> Tensor:
+    return sample_audio(seed, 1000.0 * hops * model.frame_s)[:, : hops * model.hop_samples]
+
+
+def phone_batch(model: WakeWord, hops: int = 30) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {
+        "audio": noise(0, hops, model).repeat(2, 1),
+        "keyword": torch.tensor([0, 1]),
+        "begin_s": torch.tensor([float("nan"), 0.1]),
+        "end_s": torch.tensor([float("nan"), 0.4]),
+        "phones": torch.randint(0, 40, (2, 2 * hops)),
+    }
+
+
+def trainer(folder, epochs: int, *callbacks: L.Callback) -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder, callbacks=list(callbacks),
+    )  # fmt: skip
